@@ -1,0 +1,79 @@
+"""The bands of Sentinel-2 L2A: their names here, and what other catalogs call them.
+
+Names are Earth Search's asset keys. Numbers are those of the Sentinel-2 product
+specification (B01 … B12, 8A), which Planetary Computer uses as asset keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from catalog.errors import NotFoundError
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """One band of the product, as arrays of the store are named."""
+
+    name: str
+    """Array name in every group: ``red``, ``nir08``, ``scl`` …"""
+    number: str
+    """The product's own name: ``B04``, ``B8A``, ``SCL`` …; also Planetary Computer's asset key."""
+    reflectance: bool
+    """True where pixels are reflectance, to which ``boa_offset`` applies."""
+    long_name: str
+    """For the CF attribute of the same name."""
+
+
+BANDS: tuple[Band, ...] = (
+    Band("coastal", "B01", True, "Coastal aerosol, 443 nm"),
+    Band("blue", "B02", True, "Blue, 490 nm"),
+    Band("green", "B03", True, "Green, 560 nm"),
+    Band("red", "B04", True, "Red, 665 nm"),
+    Band("rededge1", "B05", True, "Red edge 1, 704 nm"),
+    Band("rededge2", "B06", True, "Red edge 2, 740 nm"),
+    Band("rededge3", "B07", True, "Red edge 3, 783 nm"),
+    Band("nir", "B08", True, "Near infrared, 842 nm"),
+    Band("nir08", "B8A", True, "Near infrared narrow, 865 nm"),
+    Band("nir09", "B09", True, "Water vapour absorption, 945 nm"),
+    Band("cirrus", "B10", True, "Cirrus, 1375 nm"),
+    Band("swir16", "B11", True, "Short-wave infrared, 1610 nm"),
+    Band("swir22", "B12", True, "Short-wave infrared, 2190 nm"),
+    Band("visual", "TCI", False, "True colour image: red, green, blue"),
+    Band("scl", "SCL", False, "Scene classification map"),
+    Band("aot", "AOT", False, "Aerosol optical thickness"),
+    Band("wvp", "WVP", False, "Water vapour"),
+    Band("cloud", "CLD", False, "Cloud probability"),
+    Band("snow", "SNW", False, "Snow probability"),
+)
+
+BY_NAME: dict[str, Band] = {band.name: band for band in BANDS}
+_ALIASES: dict[str, str] = {
+    alias: band.name for band in BANDS for alias in (band.name, band.number.lower())
+} | {"b1": "coastal", "b2": "blue", "b3": "green", "b4": "red", "b5": "rededge1"} | {
+    "b6": "rededge2", "b7": "rededge3", "b8": "nir", "b9": "nir09"
+}  # fmt: skip
+
+
+def band_name(name: str) -> str:
+    """The array name for ``name``, which may be a number (``B04``) in any case.
+
+    Raises:
+        NotFoundError: no band is called so; the message lists those that are.
+    """
+    try:
+        return _ALIASES[name.strip().lower()]
+    except KeyError:
+        known = ", ".join(f"{band.name} ({band.number})" for band in BANDS)
+        raise NotFoundError(f"unknown band {name!r}; known are {known}") from None
+
+
+def band_names(names: Iterable[str]) -> tuple[str, ...]:
+    """``band_name`` of each, without repeats, in the order asked for."""
+    return tuple(dict.fromkeys(band_name(name) for name in names))
+
+
+def band_of_asset_key(key: str) -> str | None:
+    """The band an item's asset key stands for in any of the dialects, or None."""
+    return _ALIASES.get(key.lower())

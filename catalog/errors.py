@@ -1,0 +1,81 @@
+"""Everything that can go wrong, as one tree, split by what a caller would do about it.
+
+    CatalogError
+    ├── UsageError            the question is wrong: ask another (exit code 2)
+    │   ├── ConfigError           a setting, a database or a repository does not fit
+    │   └── NotFoundError         no such scene, tile, band, resolution, snapshot (LookupError)
+    ├── SceneError            one scene is unusable: record the reason, go on with the others
+    │   ├── ItemError             its STAC document
+    │   └── HeaderError           one of its files
+    ├── SourceError           a STAC API or an object store does not answer: try again later
+    ├── BusyError             another crawl holds the repository: wait, or stop (exit code 3)
+    └── StoreError            the Icechunk repository refused or lost something: stop
+
+Messages are one line and name the scene, band and href they are about. The
+cause stays in ``__cause__``.
+"""
+
+from __future__ import annotations
+
+
+class CatalogError(Exception):
+    """Root of every error that cogcat raises on purpose."""
+
+
+class UsageError(CatalogError, ValueError):
+    """The question or the command line is wrong; the message says how."""
+
+
+class ConfigError(UsageError):
+    """A setting, the database or the repository does not fit what was asked."""
+
+
+class NotFoundError(UsageError, LookupError):
+    """No such scene, tile, band, resolution or snapshot; the message names what there is."""
+
+
+class SceneError(CatalogError):
+    """One scene cannot be indexed; the others can.
+
+    Args:
+        reason: what is wrong, without the names below.
+        scene: item id.
+        band: band name, where one file is at fault.
+        href: the file's address as in the item, where one file is at fault.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        scene: str | None = None,
+        band: str | None = None,
+        href: str | None = None,
+    ) -> None:
+        self.reason, self.scene, self.band, self.href = reason, scene, band, href
+        super().__init__(reason, scene, band, href)
+
+    def __str__(self) -> str:
+        where = " ".join(part for part in (self.scene, self.band) if part)
+        text = f"{where}: {self.reason}" if where else self.reason
+        return f"{text} ({self.href})" if self.href else text
+
+
+class ItemError(SceneError):
+    """A STAC document that cannot become a scene."""
+
+
+class HeaderError(SceneError):
+    """A file that cannot be referenced: missing, truncated, no tiled TIFF, not as its item says."""
+
+
+class SourceError(CatalogError):
+    """A STAC API or an object store did not answer, or not as its protocol says."""
+
+
+class BusyError(CatalogError):
+    """Another crawl is writing to the same repository."""
+
+
+class StoreError(CatalogError):
+    """The Icechunk repository refused a write or lost a read."""

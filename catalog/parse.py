@@ -1,0 +1,204 @@
+"""What people write for a time, a box, a tile or a platform, as one normal form.
+
+Used by every question that is asked: of a STAC API, of the SQL catalog, of our
+own server. Each function raises ``UsageError`` with an example of what is right.
+"""
+
+from __future__ import annotations
+
+import calendar
+import math
+import re
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, time
+
+from catalog.errors import UsageError
+
+type Moment = str | date | datetime
+"""A point or a whole period (year, month, day) of time; a ``datetime`` is a ``date`` to Python."""
+type TimeRange = tuple[datetime | None, datetime | None]
+"""(start, end), both inclusive, aware, UTC; None is open."""
+type Box = tuple[float, float, float, float]
+"""(west, south, east, north) in degrees; west > east crosses the antimeridian."""
+
+_TIME_HELP = (
+    "write 2023, 2023-12, 2023-12-23, 2023-12-23T19:11:53Z, or a range such as "
+    "2023-01-01/2023-03-31, 2023/.. or ../2023-06"
+)
+_DATE = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?", re.ASCII)
+_DATETIME = re.compile(
+    r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}(?:\.\d+)?(?P<offset>Z|[+-]\d{2}:\d{2})?",
+    re.ASCII | re.IGNORECASE,
+)
+_TILE = re.compile(r"(?:MGRS-)?T?(\d{1,2})([C-HJ-NP-X])([A-HJ-NP-Z])([A-HJ-NP-V])", re.ASCII)
+_PLATFORM = re.compile(r"(?:sentinel[- _]?|s)2([a-d])", re.ASCII)
+# MGRS repeats its column letters every three zones, eight to a zone.
+_COLUMNS = ("STUVWXYZ", "ABCDEFGH", "JKLMNPQR")
+
+
+def parse_instant(text: str) -> datetime:
+    """An RFC 3339 date-time (any offset, any fraction, ``T`` or a space) as aware UTC.
+
+    Digits beyond microseconds are cut off.
+
+    Raises:
+        ValueError: it is something else; has no offset; or lies outside years 1 to 9999.
+    """
+    match = _DATETIME.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not an RFC 3339 date-time")
+    if match["offset"] is None:
+        raise ValueError(f"{text!r} has no offset from UTC")
+    return _utc(datetime.fromisoformat(match[0].upper()))
+
+
+def parse_datetime(
+    when: Moment | tuple[Moment | None, Moment | None] | None,
+) -> TimeRange:
+    """The (start, end) that ``when`` means: aware UTC, both inclusive, None for open.
+
+    Args:
+        when: a date, ``2023``, ``2023-12`` or ``2023-12-23`` for the whole period up
+            to its last microsecond; an RFC 3339 date-time with any offset for that
+            instant (without an offset, and a naive ``datetime``, mean UTC); a range
+            ``a/b``, ``../b``, ``a/..`` or a pair, from the start of the first to the
+            end of the second; None for all time.
+
+    Raises:
+        UsageError: malformed, a day that does not exist, an end before its start,
+            or a range open at both ends.
+    """
+    if when is None:
+        return None, None
+    if isinstance(when, tuple):
+        if len(when) != 2:
+            raise UsageError(f"malformed datetime {when!r}: a pair is (start, end)")
+        return _range(when[0], when[1], when)
+    if isinstance(when, str) and "/" in when:
+        first, _, last = when.partition("/")
+        start, end = (None if part.strip() in ("", "..") else part for part in (first, last))
+        if start is None and end is None:
+            raise UsageError(f"malformed datetime {when!r}: open at both ends; {_TIME_HELP}")
+        return _range(start, end, when)
+    return _period(when, when)
+
+
+def format_datetime(moment: datetime) -> str:
+    """RFC 3339 in UTC with ``Z``; microseconds only where there are any."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _range(first: Moment | None, last: Moment | None, whole: object) -> TimeRange:
+    start = None if first is None else _period(first, whole)[0]
+    end = None if last is None else _period(last, whole)[1]
+    if start is not None and end is not None and end < start:
+        raise UsageError(f"malformed datetime {whole!r}: it ends before it starts")
+    return start, end
+
+
+def _period(moment: Moment, whole: object) -> tuple[datetime, datetime]:
+    try:
+        if isinstance(moment, datetime):
+            instant = _utc(moment)
+            return instant, instant
+        if isinstance(moment, date):
+            return _days(moment, moment)
+        text = moment.strip()
+        if match := _DATE.fullmatch(text):
+            year, month, day = (int(part) if part else None for part in match.groups())
+            assert year is not None
+            last_month = month or 12
+            last_day = day or calendar.monthrange(year, last_month)[1]
+            return _days(date(year, month or 1, day or 1), date(year, last_month, last_day))
+        if match := _DATETIME.fullmatch(text):
+            instant = _utc(datetime.fromisoformat(text.upper()))
+            return instant, instant
+    except (ValueError, OverflowError, AttributeError, TypeError) as error:
+        raise UsageError(f"malformed datetime {whole!r}: {error}; {_TIME_HELP}") from error
+    raise UsageError(f"malformed datetime {whole!r}: {_TIME_HELP}")
+
+
+def _days(first: date, last: date) -> tuple[datetime, datetime]:
+    return (
+        datetime.combine(first, time.min, tzinfo=UTC),
+        datetime.combine(last, time.max, tzinfo=UTC),
+    )
+
+
+def _utc(moment: datetime) -> datetime:
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("outside the years 1 to 9999") from None
+
+
+def parse_bbox(box: str | Sequence[float]) -> Box:
+    """(west, south, east, north) with longitudes within ±180; west > east crosses ±180.
+
+    Args:
+        box: ``"W,S,E,N"``, four numbers, or six with heights, which are dropped.
+            Longitudes up to 360 are taken too, and brought back.
+
+    Raises:
+        UsageError: not four or six finite numbers, or outside the globe, or upside down.
+    """
+    example = "write west,south,east,north in degrees, such as -122.5,37.2,-121.8,38.0"
+    parts: Sequence[object] = box.split(",") if isinstance(box, str) else box
+    try:
+        if any(isinstance(part, bool) for part in parts):
+            raise ValueError("a truth value")
+        numbers = [float(part) for part in parts]  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        raise UsageError(f"malformed bbox {box!r}: {example}") from None
+    if len(numbers) == 6:
+        numbers = [numbers[0], numbers[1], numbers[3], numbers[4]]
+    if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
+        raise UsageError(f"malformed bbox {box!r}: {example}")
+    west, south, east, north = numbers
+    if not (-90 <= south <= 90 and -90 <= north <= 90):
+        raise UsageError(f"malformed bbox {box!r}: latitudes lie within ±90; {example}")
+    if south > north:
+        raise UsageError(f"malformed bbox {box!r}: south lies above north; {example}")
+    if not (-180 <= west <= 360 and -180 <= east <= 360):
+        raise UsageError(f"malformed bbox {box!r}: longitudes lie within ±180; {example}")
+    if east - west >= 360:
+        return -180.0, south, 180.0, north
+    return _within_180(west), south, _within_180(east), north
+
+
+def _within_180(longitude: float) -> float:
+    return longitude - 360 if longitude > 180 else longitude
+
+
+def parse_tile(text: str) -> str:
+    """Five characters, zero-padded, no ``T``: ``T10TFR`` → ``10TFR``, ``1ccv`` → ``01CCV``.
+
+    Raises:
+        UsageError: no MGRS square of 100 km is called so.
+    """
+    match = _TILE.fullmatch(text.strip().upper()) if isinstance(text, str) else None
+    if match is None:
+        raise UsageError(f"malformed tile {text!r}: write zone, band and square, such as 10TFR")
+    zone, band, column, row = int(match[1]), match[2], match[3], match[4]
+    if not 1 <= zone <= 60:
+        raise UsageError(f"unknown tile {text!r}: zones are 01 to 60; a tile is such as 10TFR")
+    if column not in (columns := _COLUMNS[zone % 3]):
+        raise UsageError(
+            f"unknown tile {text!r}: squares of zone {zone:02} begin with {columns[0]} to "
+            f"{columns[-1]}; a tile is such as 10TFR"
+        )
+    return f"{zone:02}{band}{column}{row}"
+
+
+def parse_platform(text: str) -> str:
+    """``sentinel-2a`` from ``Sentinel-2A``, ``S2A`` and the like.
+
+    Raises:
+        UsageError: none of Sentinel-2 A to D.
+    """
+    match = _PLATFORM.fullmatch(text.strip().lower()) if isinstance(text, str) else None
+    if match is None:
+        raise UsageError(f"unknown platform {text!r}: write sentinel-2a (or S2A), 2b, 2c or 2d")
+    return f"sentinel-2{match[1]}"

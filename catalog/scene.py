@@ -1,0 +1,73 @@
+"""Scene and Asset: what a STAC item becomes at the border, and what all else works with.
+
+Values only; ``item.py`` makes them from documents.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """One COG of a scene, as its item describes it."""
+
+    band: str
+    """Array name (see ``bands.py``)."""
+    key: str
+    """Asset key in the item: ``red`` or ``B04``."""
+    href: str
+    """Address as in the item, unsigned."""
+    size: int | None
+    """Bytes, from ``file:size``; None where the item does not say."""
+    checksum: str | None
+    """``file:checksum``: a multihash, lower-case hex (``1220…`` is SHA-256); None where absent."""
+    shape: tuple[int, int] | None
+    """(rows, columns) of the full resolution, from ``proj:shape``; None where absent."""
+    transform: tuple[float, float, float, float, float, float] | None
+    """Affine order (a, b, c, d, e, f), in metres of the scene's CRS; None where absent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One acquisition of one MGRS tile, as its STAC item describes it."""
+
+    id: str
+    """Item id, unique within its collection."""
+    collection: str
+    dialect: str
+    """``earth-search-c1``, ``earth-search-v1``, ``planetary-computer``, else ``generic``."""
+    tile: str
+    """MGRS tile, five characters without the T: ``10TFR``, ``01CCV``."""
+    epsg: int
+    """Of the UTM zone, 326zz or 327zz."""
+    datetime: dt.datetime
+    """Aware, UTC, microseconds."""
+    platform: str | None
+    """Lower case with a hyphen: ``sentinel-2a``."""
+    cloud_cover: float | None
+    """Percent, 0 to 100."""
+    baseline: str | None
+    """Processing baseline, two digits a side: ``05.10``."""
+    footprint: bytes
+    """WKB of a valid (Multi)Polygon, EPSG:4326 longitude latitude. A footprint
+    over the antimeridian is one piece whose longitudes go beyond 180."""
+    bbox: tuple[float, float, float, float]
+    """Of ``footprint``: (minx, miny, maxx, maxy), degrees; minx in [-180, 180), maxx >= minx and
+    perhaps beyond 180."""
+    created: dt.datetime | None
+    """The source's own, aware, UTC."""
+    updated: dt.datetime | None
+    """The source's own, aware, UTC; None in Planetary Computer."""
+    boa_offset: int
+    """Added to the DN of reflectance bands before the scale of 0.0001: 0 or -1000."""
+    boa_evidence: str
+    """What ``boa_offset`` was read from: ``earthsearch:boa_offset_applied=true``,
+    ``raster:offset=-0.1``, ``s2:processing_baseline=05.10``, or ``none``."""
+    warnings: tuple[str, ...]
+    """Missing bands, contradicting evidence: one sentence each."""
+    item_sha256: str
+    """Hex SHA-256 of the item as served: its JSON with sorted keys, no white space, UTF-8."""
+    assets: tuple[Asset, ...]
+    """One per band, in the order of ``bands.BANDS``."""

@@ -1,0 +1,175 @@
+"""Settings: the only reader of the environment and of ``cogcat.toml``.
+
+In order: arguments, environment (``COGCAT_DATABASE``, ``COGCAT_REPOSITORY``,
+``COGCAT_CONFIG``), ``cogcat.toml``, defaults in the working directory.
+Secrets (object-store keys) are read by the object-store clients from their own
+environment variables; none is kept here, so none can be logged or stored.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from catalog.errors import ConfigError
+
+DEFAULT_DATABASE = "sqlite:///cogcat.db"
+DEFAULT_REPOSITORY = "./cogcat-repo"
+DEFAULT_CONFIG = "cogcat.toml"
+EARTH_SEARCH = "https://earth-search.aws.element84.com/v1"
+DEFAULT_COLLECTION = "sentinel-2-c1-l2a"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where files whose href starts with ``match`` are read: headers now, pixels later.
+
+    A reference is stored as ``vcc://{name}/{key}``, so that a repository can be
+    pointed at a mirror by changing ``url`` alone.
+    """
+
+    name: str
+    """Of the virtual chunk container; part of every reference, so it never changes."""
+    match: str
+    """Prefix of the href as in the item, ending in ``/``."""
+    url: str
+    """Prefix it becomes: ``s3://bucket/``, ``https://…/``, ``file:///…/``; ends in ``/``."""
+    region: str | None = None
+    endpoint: str | None = None
+    """Of an S3-compatible server; ``http://`` is allowed."""
+    anonymous: bool = True
+    """Unsigned requests; False takes keys from the environment (S3 only)."""
+    requester_pays: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("name", "match", "url"):
+            if not getattr(self, name):
+                raise ConfigError(f"source {self.name or self.match!r}: {name!r} is missing")
+        if "/" in self.name:
+            raise ConfigError(f"source {self.name!r}: a name has no '/'")
+        for name in ("match", "url"):
+            value = getattr(self, name)
+            if not value.endswith("/"):
+                object.__setattr__(self, name, value + "/")
+        if self.scheme not in ("s3", "http", "https", "file"):
+            raise ConfigError(
+                f"source {self.name!r}: url {self.url!r} must start with s3://, https://, http:// "
+                "or file://"
+            )
+
+    @property
+    def scheme(self) -> str:
+        return urlsplit(self.url).scheme
+
+
+BUILT_IN_SOURCES: tuple[Source, ...] = (
+    Source(
+        name="earth-search-c1",
+        match="https://e84-earth-search-sentinel-data.s3.us-west-2.amazonaws.com/",
+        url="s3://e84-earth-search-sentinel-data/",
+        region="us-west-2",
+    ),
+    Source(
+        name="earth-search-v1",
+        match="https://sentinel-cogs.s3.us-west-2.amazonaws.com/",
+        url="s3://sentinel-cogs/",
+        region="us-west-2",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What every command and ``catalog.connect`` start from."""
+
+    database: str = DEFAULT_DATABASE
+    """SQLAlchemy URL."""
+    repository: str = DEFAULT_REPOSITORY
+    """Path or ``s3://bucket/prefix``."""
+    sources: tuple[Source, ...] = BUILT_IN_SOURCES
+    """The user's own first: the first that matches wins."""
+    repository_options: Mapping[str, str] = field(default_factory=dict)
+    """``region``, ``endpoint`` and ``anonymous`` of an S3 repository, from ``[repository]``."""
+
+
+def load_settings(
+    *,
+    database: str | None = None,
+    repository: str | None = None,
+    config: str | os.PathLike[str] | None = None,
+) -> Settings:
+    """Settings from arguments, environment, file and defaults, in that order.
+
+    Raises:
+        ConfigError: the file does not exist though it was named, is not TOML,
+            or has a key or value that is not known.
+    """
+    named = config or os.environ.get("COGCAT_CONFIG")
+    path = Path(named or DEFAULT_CONFIG)
+    document: dict[str, Any] = {}
+    if named or path.exists():
+        document = _read(path)
+    unknown = set(document) - {"database", "repository", "sources"}
+    if unknown:
+        raise ConfigError(f"{path}: unknown key {sorted(unknown)[0]!r}")
+    repository_table = document.get("repository", {})
+    if isinstance(repository_table, str):
+        repository_table = {"location": repository_table}
+    in_file = repository_table.get("location")
+    options = _s3_options_of_environment() | repository_table
+    options.pop("location", None)
+    if extra := set(options) - {"region", "endpoint", "anonymous"}:
+        raise ConfigError(f"{path}: unknown key {sorted(extra)[0]!r} in [repository]")
+    return Settings(
+        database=database
+        or os.environ.get("COGCAT_DATABASE")
+        or document.get("database")
+        or DEFAULT_DATABASE,
+        repository=repository
+        or os.environ.get("COGCAT_REPOSITORY")
+        or in_file
+        or DEFAULT_REPOSITORY,
+        sources=(*_sources(document.get("sources", []), path), *BUILT_IN_SOURCES),
+        repository_options={key: str(value) for key, value in options.items()},
+    )
+
+
+def _s3_options_of_environment() -> dict[str, str]:
+    """The AWS SDKs' own variables, which icechunk does not all read."""
+    env = os.environ
+    found = {
+        "region": env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION"),
+        "endpoint": env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"),
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+
+
+def _sources(tables: Any, path: Path) -> list[Source]:
+    known = set(Source.__dataclass_fields__)
+    sources: list[Source] = []
+    if not isinstance(tables, list):
+        raise ConfigError(f"{path}: sources are written as [[sources]] tables")
+    for number, table in enumerate(tables, 1):
+        if unknown := set(table) - known:
+            raise ConfigError(f"{path}: unknown key {sorted(unknown)[0]!r} in [[sources]] {number}")
+        if missing := {"match", "url"} - set(table):
+            raise ConfigError(f"{path}: [[sources]] {number} has no {sorted(missing)[0]!r}")
+        sources.append(Source(**{"name": f"source-{number}", **table}))
+    names = [source.name for source in sources]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{path}: two [[sources]] have the same name")
+    return sources
