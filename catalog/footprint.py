@@ -1,0 +1,247 @@
+"""Footprints on a round Earth: GeoJSON in, WKB out, and what a question must probe.
+
+A footprint is stored as one piece whose longitudes start in [-180, 180) and may
+run beyond 180, so that its box never has minx > maxx and plain interval tests
+hold. A question is asked at every shift of 360° at which a footprint may lie.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
+
+from catalog.parse import Box
+
+WIDEST = 60.0
+"""Degrees of longitude that a footprint may span. A tile is 110 km wide, 12° at 84° N,
+the northern end of the MGRS zones; what is wider is not the footprint of a scene."""
+
+_EASTMOST = 180.0 + WIDEST
+_POLYGON, _COLLECTION = 3, 7  # shapely's type ids
+
+
+def footprint(geometry: Mapping[str, Any]) -> tuple[bytes, Box]:
+    """A scene's footprint and its (minx, miny, maxx, maxy), degrees, EPSG:4326.
+
+    Takes a GeoJSON Polygon or MultiPolygon. Heights are dropped, invalid rings are
+    mended (their polygonal part is kept), and what lies over the antimeridian,
+    whether split there (RFC 7946, 3.1.9) or as one ring that jumps from 179 to -179,
+    becomes one piece: minx in [-180, 180), maxx perhaps beyond 180.
+
+    Returns:
+        Little-endian WKB of a valid 2-D Polygon or MultiPolygon, and its bounds.
+
+    Raises:
+        ValueError: not such a geometry, a coordinate that is not a finite number or
+            not on the globe, no area, around a pole, or wider than ``WIDEST``.
+    """
+    polygons = _align([_polygon(rings) for rings in _polygons_of(geometry)])
+    shape = polygons[0] if len(polygons) == 1 else shapely.union_all(shapely.make_valid(polygons))
+    if not shape.is_valid:
+        shape = shapely.make_valid(shape)
+    parts = [part for part in shapely.get_parts(shape) if shapely.get_type_id(part) == _POLYGON]
+    if len(parts) == 0 or not (shape := _joined(parts)).area > 0:
+        raise ValueError("the geometry has no area")
+    west, _, east, _ = shape.bounds
+    if east - west > WIDEST:
+        raise ValueError(f"the geometry spans {east - west:.0f}° of longitude, too wide for a tile")
+    shape = _shifted(shape, -360.0 * math.floor((west + 180) / 360))
+    minx, miny, maxx, maxy = shape.bounds
+    return shapely.to_wkb(shape, output_dimension=2, byte_order=1), (minx, miny, maxx, maxy)
+
+
+def query_boxes(bbox: Box) -> tuple[Box, ...]:
+    """The plain boxes (minx <= maxx) at which footprints in ``bbox`` may be stored.
+
+    Args:
+        bbox: (west, south, east, north) within ±180; west > east crosses the antimeridian.
+    """
+    west, south, east, north = bbox
+    if west > east:
+        east += 360
+    return tuple(
+        (west + shift, south, east + shift, north)
+        for shift in (-360.0, 0.0, 360.0)
+        if east + shift >= -180 and west + shift <= _EASTMOST
+    )
+
+
+def query_geometry(question: Box | Sequence[float] | Mapping[str, Any]) -> BaseGeometry:
+    """What ``intersects_footprint`` takes: the question, at every shift that matters.
+
+    Args:
+        question: a bbox as in ``query_boxes``, or GeoJSON: any geometry, a Feature or
+            a FeatureCollection. Its longitudes are taken literally (a polygon may span
+            the globe) and may run beyond ±180 to cross the antimeridian.
+
+    Raises:
+        ValueError: not a geometry, empty, or a coordinate that is not a finite number
+            or not on the globe.
+    """
+    if isinstance(question, Mapping):
+        shape = _geojson(question)
+        minx, _, maxx, _ = shape.bounds
+        shifted = [
+            _shifted(shape, shift)
+            for shift in (-360.0, 0.0, 360.0)
+            if maxx + shift >= -180 and minx + shift <= _EASTMOST
+        ]
+    else:
+        west, south, east, north = question
+        shifted = [_box(box) for box in query_boxes((west, south, east, north))]
+    shape = shifted[0] if len(shifted) == 1 else shapely.geometrycollections(shifted)
+    shapely.prepare(shape)
+    return shape
+
+
+def plain_geometry(document: Mapping[str, Any]) -> dict[str, Any]:
+    """GeoJSON to send to a STAC API: one 2-D geometry whose longitudes lie within ±180.
+
+    Takes what ``query_geometry`` takes as GeoJSON; what runs beyond ±180 is cut there
+    (RFC 7946, 3.1.9), and a collection of polygons becomes one MultiPolygon.
+
+    Raises:
+        ValueError: as ``query_geometry``.
+    """
+    shape = _geojson(document)
+    minx, _, maxx, _ = shape.bounds
+    if minx < -180 or maxx > 180:
+        globe = shapely.box(-180, -90, 180, 90)
+        shifted = [_shifted(shape, shift) for shift in (-360.0, 0.0, 360.0)]
+        shape = shapely.union_all(shapely.intersection(shifted, globe))
+    elif shapely.get_type_id(shape) == _COLLECTION:
+        shape = shapely.union_all(shapely.get_parts(shape))
+    return json.loads(shapely.to_geojson(shape))
+
+
+def intersects_footprint(
+    footprints: Sequence[bytes] | NDArray[np.object_], query: BaseGeometry
+) -> NDArray[np.bool_]:
+    """Which of ``footprints`` (WKB of ``footprint``) touch ``query`` (of ``query_geometry``).
+
+    Exact, and as one array operation: 50 000 footprints take about 0.1 s.
+    """
+    if len(footprints) == 0:
+        return np.zeros(0, dtype=np.bool_)
+    return shapely.intersects(query, shapely.from_wkb(np.asarray(footprints, dtype=object)))
+
+
+def _polygons_of(geometry: Mapping[str, Any]) -> list[Any]:
+    kind = geometry.get("type") if isinstance(geometry, Mapping) else None
+    if kind not in ("Polygon", "MultiPolygon"):
+        raise ValueError(f"the geometry is {kind!r}, not a Polygon or MultiPolygon")
+    coordinates = geometry.get("coordinates")
+    polygons = [coordinates] if kind == "Polygon" else coordinates
+    if not isinstance(polygons, list | tuple) or not polygons:
+        raise ValueError("the geometry has no coordinates")
+    return list(polygons)
+
+
+def _polygon(rings: Any) -> BaseGeometry:
+    if not isinstance(rings, list | tuple) or not rings:
+        raise ValueError("the geometry has a polygon without rings")
+    shell, *holes = (_ring(ring) for ring in rings)
+    return shapely.Polygon(shell, [np.add(hole, (_turn(shell, hole), 0.0)) for hole in holes])
+
+
+def _ring(positions: Any) -> NDArray[np.float64]:
+    """(n, 2) longitudes and latitudes, unwrapped: no step is longer than 180°."""
+    if not isinstance(positions, list | tuple) or len(positions) < 3:
+        raise ValueError("the geometry has a ring of fewer than three positions")
+    ring = np.array([_position(position) for position in positions], dtype=np.float64)
+    if not np.array_equal(ring[0], ring[-1]):
+        ring = np.vstack([ring, ring[:1]])
+    steps = np.diff(ring[:, 0])
+    turns = np.cumsum((steps < -180).astype(np.int64) - (steps > 180))
+    if turns[-1] != 0:
+        raise ValueError("the geometry encircles a pole")
+    ring[1:, 0] += 360.0 * turns
+    return ring
+
+
+def _position(position: Any) -> tuple[float, float]:
+    if not isinstance(position, list | tuple) or len(position) < 2:
+        raise ValueError("the geometry has a position that is not [longitude, latitude]")
+    longitude, latitude = position[:2]
+    for number in (longitude, latitude):
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise ValueError(f"the geometry has a coordinate {number!r} that is not a number")
+    # Written so that NaN fails too.
+    if not (-360 <= longitude <= 360 and -90 <= latitude <= 90):
+        raise ValueError("the geometry has a coordinate outside the globe")
+    return float(longitude), float(latitude)
+
+
+def _align(polygons: list[BaseGeometry]) -> list[BaseGeometry]:
+    """Each shifted by whole turns to lie nearest the first."""
+    first = np.reshape(polygons[0].bounds, (2, 2))
+    return [
+        _shifted(polygon, _turn(first, np.reshape(polygon.bounds, (2, 2)))) for polygon in polygons
+    ]
+
+
+def _turn(anchor: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Degrees to add to ``other``'s longitudes, a multiple of 360, to come nearest ``anchor``."""
+    middle = [(points[:, 0].min() + points[:, 0].max()) / 2 for points in (anchor, other)]
+    return 360.0 * round((middle[0] - middle[1]) / 360)
+
+
+def _shifted(shape: BaseGeometry, degrees: float) -> BaseGeometry:
+    return shapely.transform(shape, lambda xy: np.add(xy, (degrees, 0.0))) if degrees else shape
+
+
+def _joined(parts: Sequence[BaseGeometry]) -> BaseGeometry:
+    return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
+
+
+def _box(box: Box) -> BaseGeometry:
+    """As a polygon, or the line or point it shrinks to: a polygon of no area meets nothing."""
+    minx, miny, maxx, maxy = box
+    if minx == maxx and miny == maxy:
+        return shapely.Point(minx, miny)
+    if minx == maxx or miny == maxy:
+        return shapely.LineString([(minx, miny), (maxx, maxy)])
+    return shapely.box(minx, miny, maxx, maxy)
+
+
+def _geojson(document: Mapping[str, Any]) -> BaseGeometry:
+    kind = document.get("type")
+    if kind == "Feature":
+        inner = document.get("geometry")
+        if not isinstance(inner, Mapping):
+            raise ValueError("the Feature has no geometry")
+        return _geojson(inner)
+    if kind == "FeatureCollection":
+        features = document.get("features")
+        if not isinstance(features, list) or not features:
+            raise ValueError("the FeatureCollection has no features")
+        if not all(isinstance(feature, Mapping) for feature in features):
+            raise ValueError("the FeatureCollection holds what is not a Feature")
+        return shapely.geometrycollections([_geojson(feature) for feature in features])
+    try:
+        shape = shapely.force_2d(shapely.geometry.shape(document))
+    except (
+        shapely.errors.ShapelyError,
+        AttributeError,
+        IndexError,
+        KeyError,
+        OverflowError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise ValueError(f"not a GeoJSON geometry: {error}") from error
+    if shape.is_empty:
+        raise ValueError("the geometry is empty")
+    coordinates = shapely.get_coordinates(shape)
+    if not np.isfinite(coordinates).all():
+        raise ValueError("a coordinate is not a finite number")
+    if (np.abs(coordinates) > (360, 90)).any():
+        raise ValueError("coordinates are longitude, latitude in degrees")
+    return shape if shape.is_valid else shapely.make_valid(shape)
