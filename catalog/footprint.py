@@ -1,13 +1,12 @@
-"""Footprints on a round Earth: GeoJSON in, WKB out, and what a question must probe.
+"""Footprints on a round Earth: GeoJSON in, WKB out.
 
 A footprint is stored as one piece whose longitudes start in [-180, 180) and may
 run beyond 180, so that its box never has minx > maxx and plain interval tests
-hold. A question is asked at every shift of 360° at which a footprint may lie.
+hold. ``area.py`` asks for them.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,8 +22,7 @@ WIDEST = 60.0
 """Degrees of longitude that a footprint may span. A tile is 110 km wide, 12° at 84° N,
 the northern end of the MGRS zones; what is wider is not the footprint of a scene."""
 
-_EASTMOST = 180.0 + WIDEST
-_POLYGON, _COLLECTION = 3, 7  # shapely's type ids
+_POLYGON = 3  # shapely's type id
 
 
 def footprint(geometry: Mapping[str, Any]) -> tuple[bytes, Box]:
@@ -55,82 +53,6 @@ def footprint(geometry: Mapping[str, Any]) -> tuple[bytes, Box]:
     shape = _shifted(shape, -360.0 * math.floor((west + 180) / 360))
     minx, miny, maxx, maxy = shape.bounds
     return shapely.to_wkb(shape, output_dimension=2, byte_order=1), (minx, miny, maxx, maxy)
-
-
-def query_boxes(bbox: Box) -> tuple[Box, ...]:
-    """The plain boxes (minx <= maxx) at which footprints in ``bbox`` may be stored.
-
-    Args:
-        bbox: (west, south, east, north) within ±180; west > east crosses the antimeridian.
-    """
-    west, south, east, north = bbox
-    if west > east:
-        east += 360
-    return tuple(
-        (west + shift, south, east + shift, north)
-        for shift in (-360.0, 0.0, 360.0)
-        if east + shift >= -180 and west + shift <= _EASTMOST
-    )
-
-
-def query_geometry(question: Box | Sequence[float] | Mapping[str, Any]) -> BaseGeometry:
-    """What ``intersects_footprint`` takes: the question, at every shift that matters.
-
-    Args:
-        question: a bbox as in ``query_boxes``, or GeoJSON: any geometry, a Feature or
-            a FeatureCollection. Its longitudes are taken literally (a polygon may span
-            the globe) and may run beyond ±180 to cross the antimeridian.
-
-    Raises:
-        ValueError: not a geometry, empty, or a coordinate that is not a finite number
-            or not on the globe.
-    """
-    if isinstance(question, Mapping):
-        shape = _geojson(question)
-        minx, _, maxx, _ = shape.bounds
-        shifted = [
-            _shifted(shape, shift)
-            for shift in (-360.0, 0.0, 360.0)
-            if maxx + shift >= -180 and minx + shift <= _EASTMOST
-        ]
-    else:
-        west, south, east, north = question
-        shifted = [_box(box) for box in query_boxes((west, south, east, north))]
-    shape = shifted[0] if len(shifted) == 1 else shapely.geometrycollections(shifted)
-    shapely.prepare(shape)
-    return shape
-
-
-def plain_geometry(document: Mapping[str, Any]) -> dict[str, Any]:
-    """GeoJSON to send to a STAC API: one 2-D geometry whose longitudes lie within ±180.
-
-    Takes what ``query_geometry`` takes as GeoJSON; what runs beyond ±180 is cut there
-    (RFC 7946, 3.1.9), and a collection of polygons becomes one MultiPolygon.
-
-    Raises:
-        ValueError: as ``query_geometry``.
-    """
-    shape = _geojson(document)
-    minx, _, maxx, _ = shape.bounds
-    if minx < -180 or maxx > 180:
-        globe = shapely.box(-180, -90, 180, 90)
-        shifted = [_shifted(shape, shift) for shift in (-360.0, 0.0, 360.0)]
-        shape = shapely.union_all(shapely.intersection(shifted, globe))
-    elif shapely.get_type_id(shape) == _COLLECTION:
-        shape = shapely.union_all(shapely.get_parts(shape))
-    return json.loads(shapely.to_geojson(shape))
-
-
-def intersects_footprint(
-    footprints: Sequence[bytes] | NDArray[np.object_], query: BaseGeometry
-) -> NDArray[np.bool_]:
-    """Which of ``footprints`` (WKB of ``footprint``) touch ``query`` (of ``query_geometry``).
-
-    Exact, and as one array operation: 50 000 footprints take about 0.1 s.
-    """
-    if len(footprints) == 0:
-        return np.zeros(0, dtype=np.bool_)
-    return shapely.intersects(query, shapely.from_wkb(np.asarray(footprints, dtype=object)))
 
 
 def _polygons_of(geometry: Mapping[str, Any]) -> list[Any]:
@@ -199,49 +121,3 @@ def _shifted(shape: BaseGeometry, degrees: float) -> BaseGeometry:
 
 def _joined(parts: Sequence[BaseGeometry]) -> BaseGeometry:
     return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
-
-
-def _box(box: Box) -> BaseGeometry:
-    """As a polygon, or the line or point it shrinks to: a polygon of no area meets nothing."""
-    minx, miny, maxx, maxy = box
-    if minx == maxx and miny == maxy:
-        return shapely.Point(minx, miny)
-    if minx == maxx or miny == maxy:
-        return shapely.LineString([(minx, miny), (maxx, maxy)])
-    return shapely.box(minx, miny, maxx, maxy)
-
-
-def _geojson(document: Mapping[str, Any]) -> BaseGeometry:
-    kind = document.get("type")
-    if kind == "Feature":
-        inner = document.get("geometry")
-        if not isinstance(inner, Mapping):
-            raise ValueError("the Feature has no geometry")
-        return _geojson(inner)
-    if kind == "FeatureCollection":
-        features = document.get("features")
-        if not isinstance(features, list) or not features:
-            raise ValueError("the FeatureCollection has no features")
-        if not all(isinstance(feature, Mapping) for feature in features):
-            raise ValueError("the FeatureCollection holds what is not a Feature")
-        return shapely.geometrycollections([_geojson(feature) for feature in features])
-    try:
-        shape = shapely.force_2d(shapely.geometry.shape(document))
-    except (
-        shapely.errors.ShapelyError,
-        AttributeError,
-        IndexError,
-        KeyError,
-        OverflowError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise ValueError(f"not a GeoJSON geometry: {error}") from error
-    if shape.is_empty:
-        raise ValueError("the geometry is empty")
-    coordinates = shapely.get_coordinates(shape)
-    if not np.isfinite(coordinates).all():
-        raise ValueError("a coordinate is not a finite number")
-    if (np.abs(coordinates) > (360, 90)).any():
-        raise ValueError("coordinates are longitude, latitude in degrees")
-    return shape if shape.is_valid else shapely.make_valid(shape)

@@ -1,9 +1,13 @@
-"""Values of foreign JSON, checked: what Python reads from it may be NaN or an endless integer."""
+"""Values of foreign JSON, checked; and our own values as JSON.
+
+What Python reads from JSON may be NaN or an endless integer.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 
@@ -40,3 +44,20 @@ def brief(value: Any) -> str:
         return "a huge number"
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def plain(value: Any) -> Any:
+    """A record as plain JSON values: times as ISO 8601, UTC; bytes left out."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if hasattr(value, "__dataclass_fields__"):
+        return {
+            name: plain(getattr(value, name))
+            for name in value.__dataclass_fields__
+            if not isinstance(getattr(value, name), bytes) and name != "pk"
+        }
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value

@@ -1,4 +1,4 @@
-"""What people write for a time, a box, a tile or a platform, as one normal form.
+"""What people write for a time, a box, a tile, a platform …, as one normal form.
 
 Used by every question that is asked: of a STAC API, of the SQL catalog, of our
 own server. Each function raises ``UsageError`` with an example of what is right.
@@ -9,10 +9,12 @@ from __future__ import annotations
 import calendar
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, time
+from typing import Any
 
 from catalog.errors import UsageError
+from catalog.json_values import finite
 
 type Moment = str | date | datetime
 """A point or a whole period (year, month, day) of time; a ``datetime`` is a ``date`` to Python."""
@@ -31,6 +33,7 @@ _DATETIME = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _TILE = re.compile(r"(?:MGRS-)?T?(\d{1,2})([C-HJ-NP-X])([A-HJ-NP-Z])([A-HJ-NP-V])", re.ASCII)
+_BASELINE = re.compile(r"N?(\d{2})\.?(\d{2})|(\d)\.(\d{2})", re.ASCII | re.IGNORECASE)
 _PLATFORM = re.compile(r"(?:sentinel[- _]?|s)2([a-d])", re.ASCII)
 # MGRS repeats its column letters every three zones, eight to a zone.
 _COLUMNS = ("STUVWXYZ", "ABCDEFGH", "JKLMNPQR")
@@ -53,7 +56,7 @@ def parse_instant(text: str) -> datetime:
 
 
 def parse_datetime(
-    when: Moment | tuple[Moment | None, Moment | None] | None,
+    when: Moment | tuple[Moment | None, Moment | None] | list[Moment | None] | None,
 ) -> TimeRange:
     """The (start, end) that ``when`` means: aware UTC, both inclusive, None for open.
 
@@ -61,8 +64,8 @@ def parse_datetime(
         when: a date, ``2023``, ``2023-12`` or ``2023-12-23`` for the whole period up
             to its last microsecond; an RFC 3339 date-time with any offset for that
             instant (without an offset, and a naive ``datetime``, mean UTC); a range
-            ``a/b``, ``../b``, ``a/..`` or a pair, from the start of the first to the
-            end of the second; None for all time.
+            ``a/b``, ``../b``, ``a/..`` or a pair (None, ``..`` and nothing are open), from
+            the start of the first to the end of the second; None for all time.
 
     Raises:
         UsageError: malformed, a day that does not exist, an end before its start,
@@ -70,17 +73,19 @@ def parse_datetime(
     """
     if when is None:
         return None, None
-    if isinstance(when, tuple):
-        if len(when) != 2:
-            raise UsageError(f"malformed datetime {when!r}: a pair is (start, end)")
-        return _range(when[0], when[1], when)
-    if isinstance(when, str) and "/" in when:
-        first, _, last = when.partition("/")
-        start, end = (None if part.strip() in ("", "..") else part for part in (first, last))
-        if start is None and end is None:
-            raise UsageError(f"malformed datetime {when!r}: open at both ends; {_TIME_HELP}")
-        return _range(start, end, when)
-    return _period(when, when)
+    ends: Any = when.split("/") if isinstance(when, str) and "/" in when else when
+    if not isinstance(ends, tuple | list):
+        return _period(ends, when)
+    if len(ends) != 2:
+        raise UsageError(f"malformed datetime {when!r}: a range has two ends; {_TIME_HELP}")
+    first, last = (None if _is_open(end) else end for end in ends)
+    if first is None and last is None:
+        raise UsageError(f"malformed datetime {when!r}: open at both ends; {_TIME_HELP}")
+    start = None if first is None else _period(first, when)[0]
+    end = None if last is None else _period(last, when)[1]
+    if start is not None and end is not None and end < start:
+        raise UsageError(f"malformed datetime {when!r}: it ends before it starts")
+    return start, end
 
 
 def format_datetime(moment: datetime) -> str:
@@ -88,12 +93,8 @@ def format_datetime(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def _range(first: Moment | None, last: Moment | None, whole: object) -> TimeRange:
-    start = None if first is None else _period(first, whole)[0]
-    end = None if last is None else _period(last, whole)[1]
-    if start is not None and end is not None and end < start:
-        raise UsageError(f"malformed datetime {whole!r}: it ends before it starts")
-    return start, end
+def _is_open(end: object) -> bool:
+    return end is None or (isinstance(end, str) and end.strip() in ("", ".."))
 
 
 def _period(moment: Moment, whole: object) -> tuple[datetime, datetime]:
@@ -134,7 +135,7 @@ def _utc(moment: datetime) -> datetime:
         raise ValueError("outside the years 1 to 9999") from None
 
 
-def parse_bbox(box: str | Sequence[float]) -> Box:
+def parse_bbox(box: str | Iterable[float]) -> Box:
     """(west, south, east, north) with longitudes within ±180; west > east crosses ±180.
 
     Args:
@@ -145,17 +146,18 @@ def parse_bbox(box: str | Sequence[float]) -> Box:
         UsageError: not four or six finite numbers, or outside the globe, or upside down.
     """
     example = "write west,south,east,north in degrees, such as -122.5,37.2,-121.8,38.0"
-    parts: Sequence[object] = box.split(",") if isinstance(box, str) else box
+    four = f"malformed bbox {box!r}: it is four finite numbers; {example}"
     try:
+        parts: list[Any] = box.split(",") if isinstance(box, str) else list(box)
         if any(isinstance(part, bool) for part in parts):
-            raise ValueError("a truth value")
-        numbers = [float(part) for part in parts]  # type: ignore[arg-type]
+            raise UsageError(four)
+        numbers = [float(part) for part in parts]
     except (TypeError, ValueError, OverflowError):
-        raise UsageError(f"malformed bbox {box!r}: {example}") from None
+        raise UsageError(four) from None
     if len(numbers) == 6:
         numbers = [numbers[0], numbers[1], numbers[3], numbers[4]]
     if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
-        raise UsageError(f"malformed bbox {box!r}: {example}")
+        raise UsageError(four)
     west, south, east, north = numbers
     if not (-90 <= south <= 90 and -90 <= north <= 90):
         raise UsageError(f"malformed bbox {box!r}: latitudes lie within ±90; {example}")
@@ -202,3 +204,79 @@ def parse_platform(text: str) -> str:
     if match is None:
         raise UsageError(f"unknown platform {text!r}: write sentinel-2a (or S2A), 2b, 2c or 2d")
     return f"sentinel-2{match[1]}"
+
+
+def parse_baseline(text: str) -> str:
+    """``05.10`` from ``05.10``, ``5.10`` or ``N0510``.
+
+    Raises:
+        UsageError: not a processing baseline.
+    """
+    match = _BASELINE.fullmatch(text.strip()) if isinstance(text, str) else None
+    if match is None:
+        raise UsageError(f"malformed baseline {text!r}: write a processing baseline such as 05.10")
+    return f"{int(match[1] or match[3]):02}.{match[2] or match[4]}"
+
+
+def parse_cloud_cover(percent: float | None) -> float | None:
+    """Percent; None stays None.
+
+    Raises:
+        UsageError: not a number from 0 to 100.
+    """
+    if percent is None:
+        return None
+    number = finite(percent)
+    if number is None or not 0 <= number <= 100:
+        raise UsageError(f"malformed cloud cover {percent!r}: write a percentage from 0 to 100")
+    return number
+
+
+def parse_limit(limit: int | None) -> int | None:
+    """A number of scenes, 1 or more; None stays None.
+
+    Raises:
+        UsageError: something else.
+    """
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise UsageError(f"malformed limit {limit!r}: write a whole number of 1 or more, as in 100")
+    return limit
+
+
+def parse_item_id(text: str) -> str:
+    """The id of a STAC item, which is that of its scene.
+
+    Raises:
+        UsageError: not text, or empty.
+    """
+    return _name("item id", text, "S2B_T10TFR_20231223T190950_L2A")
+
+
+def parse_collection(text: str) -> str:
+    """The id of a STAC collection.
+
+    Raises:
+        UsageError: not text, or empty.
+    """
+    return _name("collection", text, "sentinel-2-c1-l2a")
+
+
+def parse_several(
+    given: str | Iterable[str] | None, one: Callable[[str], str]
+) -> tuple[str, ...] | None:
+    """One value or several, each through ``one``, without repeats; None stays None.
+
+    Raises:
+        UsageError: as ``one``.
+    """
+    if given is None:
+        return None
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        given = [given]
+    return tuple(dict.fromkeys(map(one, given)))
+
+
+def _name(what: str, text: str, example: str) -> str:
+    if not isinstance(text, str) or not text.strip():
+        raise UsageError(f"malformed {what} {text!r}: write one such as {example}")
+    return text.strip()

@@ -9,8 +9,9 @@ environment variables; none is kept here, so none can be logged or stored.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,8 @@ class Settings:
     repository: str = DEFAULT_REPOSITORY
     """Path or ``s3://bucket/prefix``."""
     sources: tuple[Source, ...] = BUILT_IN_SOURCES
-    """The user's own first: the first that matches wins."""
+    """The user's own first: the first that matches wins. One of the user's replaces the built-in
+    of the same name or url."""
     repository_options: Mapping[str, str] = field(default_factory=dict)
     """``region``, ``endpoint`` and ``anonymous`` of an S3 repository, from ``[repository]``."""
 
@@ -118,8 +120,14 @@ def load_settings(
     if unknown:
         raise ConfigError(f"{path}: unknown key {sorted(unknown)[0]!r}")
     repository_table = document.get("repository", {})
-    if isinstance(repository_table, str):
+    if not isinstance(repository_table, dict):
         repository_table = {"location": repository_table}
+    for key, value in (
+        ("database", document.get("database", "")),
+        ("repository", repository_table.get("location", "")),
+    ):
+        if not isinstance(value, str):
+            raise ConfigError(f"{path}: {key} is {value!r}, not text")
     in_file = repository_table.get("location")
     options = _s3_options_of_environment() | repository_table
     options.pop("location", None)
@@ -134,7 +142,7 @@ def load_settings(
         or os.environ.get("COGCAT_REPOSITORY")
         or in_file
         or DEFAULT_REPOSITORY,
-        sources=(*_sources(document.get("sources", []), path), *BUILT_IN_SOURCES),
+        sources=_with_built_in(_sources(document.get("sources", []), path)),
         repository_options={key: str(value) for key, value in options.items()},
     )
 
@@ -154,22 +162,42 @@ def _read(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
 
 
 def _sources(tables: Any, path: Path) -> list[Source]:
-    known = set(Source.__dataclass_fields__)
+    known = Source.__dataclass_fields__
     sources: list[Source] = []
-    if not isinstance(tables, list):
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise ConfigError(f"{path}: sources are written as [[sources]] tables")
     for number, table in enumerate(tables, 1):
-        if unknown := set(table) - known:
+        if unknown := set(table) - set(known):
             raise ConfigError(f"{path}: unknown key {sorted(unknown)[0]!r} in [[sources]] {number}")
         if missing := {"match", "url"} - set(table):
             raise ConfigError(f"{path}: [[sources]] {number} has no {sorted(missing)[0]!r}")
-        sources.append(Source(**{"name": f"source-{number}", **table}))
-    names = [source.name for source in sources]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"{path}: two [[sources]] have the same name")
+        for key, value in table.items():
+            switch = known[key].type == "bool"
+            if not isinstance(value, bool if switch else str):
+                kind = "true or false" if switch else "text"
+                raise ConfigError(f"{path}: {key!r} in [[sources]] {number} is not {kind}")
+        # A name stands in every reference, so it must not depend on the order of the tables.
+        plain = re.sub(r"[^A-Za-z0-9.]+", "-", str(table["match"]).partition("://")[2]).strip("-")
+        sources.append(Source(**{"name": plain or f"source-{number}", **table}))
+    for key in ("name", "url"):
+        values = [getattr(source, key) for source in sources]
+        for value in values:
+            if values.count(value) > 1:
+                raise ConfigError(f"{path}: two [[sources]] have the {key} {value!r}")
     return sources
+
+
+def _with_built_in(sources: Sequence[Source]) -> tuple[Source, ...]:
+    """A repository has one container per name and per url, so one source has each."""
+    taken = {value for source in sources for value in (source.name, source.url)}
+    return (
+        *sources,
+        *(s for s in BUILT_IN_SOURCES if s.name not in taken and s.url not in taken),
+    )

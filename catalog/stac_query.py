@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import islice
 from typing import Any
 
-import shapely
+from shapely.geometry.base import BaseGeometry
 
+from catalog.area import (
+    box_geometry,
+    intersects_footprint,
+    parse_geometry,
+    plain_geometry,
+    query_geometry,
+)
 from catalog.errors import ItemError, UsageError
-from catalog.footprint import footprint, intersects_footprint, plain_geometry, query_geometry
+from catalog.footprint import footprint
 from catalog.item import tile_of_item, time_of_item
 from catalog.json_values import finite
-from catalog.parse import Box, parse_bbox, parse_datetime, parse_tile
+from catalog.parse import (
+    Box,
+    parse_bbox,
+    parse_cloud_cover,
+    parse_collection,
+    parse_datetime,
+    parse_item_id,
+    parse_limit,
+    parse_several,
+    parse_tile,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +61,7 @@ class StacQuery:
         collection: str | None = None,
         tiles: str | Iterable[str] = (),
         bbox: str | Iterable[float] | None = None,
-        intersects: Mapping[str, Any] | None = None,
+        intersects: Any = None,
         datetime: str | None = None,
         max_cloud_cover: float | None = None,
         ids: str | Iterable[str] = (),
@@ -52,54 +70,26 @@ class StacQuery:
         """The question as given on a command line or in a watch.
 
         Args:
-            intersects: any GeoJSON: geometry, Feature or FeatureCollection.
+            intersects: any form of ``area.parse_geometry``.
             datetime: every form of ``parse_datetime`` that is text.
 
         Raises:
             UsageError: one line that names the part that is wrong and shows what is right.
         """
-        if collection is not None and not (isinstance(collection, str) and collection.strip()):
-            raise UsageError("collection is empty; write an id such as sentinel-2-c1-l2a")
         if bbox is not None and intersects is not None:
             raise UsageError("give a bbox or a geometry that it intersects, not both")
         if datetime is not None and not isinstance(datetime, str):
             raise UsageError(f"malformed datetime {datetime!r}: write text such as 2023-12")
         parse_datetime(datetime)
-        if max_cloud_cover is not None:
-            cover = finite(max_cloud_cover)
-            if cover is None or not 0 <= cover <= 100:
-                raise UsageError(
-                    f"malformed cloud cover {max_cloud_cover!r}: write a percentage from 0 to 100"
-                )
-            max_cloud_cover = cover
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
-            raise UsageError(f"malformed limit {limit!r}: write a number such as 100")
-        if limit is not None and limit < 1:
-            raise UsageError(f"malformed limit {limit!r}: write 1 or more")
-        wanted = tuple(dict.fromkeys([ids] if isinstance(ids, str) else ids))
-        if not all(isinstance(name, str) and name.strip() for name in wanted):
-            raise UsageError(
-                "an item id is empty; write one such as S2B_T10TFR_20231223T190950_L2A"
-            )
-        geometry = None
-        if intersects is not None:
-            try:
-                geometry = plain_geometry(intersects)
-            except ValueError as error:
-                raise UsageError(f"malformed geometry: {error}") from error
         return cls(
-            collection=collection,
-            tiles=tuple(
-                dict.fromkeys(map(parse_tile, [tiles] if isinstance(tiles, str) else tiles))
-            ),
-            bbox=None
-            if bbox is None
-            else parse_bbox(bbox if isinstance(bbox, str) else tuple(bbox)),
-            intersects=geometry,
+            collection=None if collection is None else parse_collection(collection),
+            tiles=parse_several(tiles, parse_tile) or (),
+            bbox=None if bbox is None else parse_bbox(bbox),
+            intersects=None if intersects is None else plain_geometry(parse_geometry(intersects)),
             datetime=datetime,
-            max_cloud_cover=max_cloud_cover,
-            ids=wanted,
-            limit=limit,
+            max_cloud_cover=parse_cloud_cover(max_cloud_cover),
+            ids=parse_several(ids, parse_item_id) or (),
+            limit=parse_limit(limit),
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -121,8 +111,11 @@ def item_judge(query: StacQuery) -> Callable[[Mapping[str, Any]], str | None]:
     """
     start, end = parse_datetime(query.datetime)
     tiles, ids = frozenset(query.tiles), frozenset(query.ids)
-    place = query.bbox if query.bbox is not None else query.intersects
-    area = None if place is None else query_geometry(place)
+    area = None
+    if query.bbox is not None:
+        area = query_geometry(box_geometry(query.bbox))
+    elif query.intersects is not None:
+        area = query_geometry(parse_geometry(query.intersects))
 
     def judge(item: Mapping[str, Any]) -> str | None:
         if query.collection is not None and item.get("collection") not in (None, query.collection):
@@ -150,7 +143,7 @@ def item_judge(query: StacQuery) -> Callable[[Mapping[str, Any]], str | None]:
     return judge
 
 
-def _meets(item: Mapping[str, Any], area: shapely.Geometry) -> bool:
+def _meets(item: Mapping[str, Any], area: Sequence[BaseGeometry]) -> bool:
     geometry = item.get("geometry")
     if not isinstance(geometry, Mapping):
         return True
@@ -159,3 +152,9 @@ def _meets(item: Mapping[str, Any], area: shapely.Geometry) -> bool:
     except ValueError:
         return True
     return bool(intersects_footprint([wkb], area)[0])
+
+
+def matching(items: Iterable[Mapping[str, Any]], query: StacQuery) -> Iterator[Mapping[str, Any]]:
+    """Those of ``items`` that answer ``query``, at most ``query.limit``: for files of items."""
+    judge = item_judge(query)
+    return islice((item for item in items if judge(item) is None), query.limit)

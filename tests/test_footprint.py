@@ -11,17 +11,26 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalog.footprint import (
-    footprint,
+from catalog.area import (
+    box_geometry,
     intersects_footprint,
+    parse_geometry,
     plain_geometry,
     query_boxes,
     query_geometry,
 )
+from catalog.errors import UsageError
+from catalog.footprint import footprint
 
 
 def polygon(*positions: tuple[float, ...]) -> dict[str, Any]:
     return {"type": "Polygon", "coordinates": [[list(p) for p in (*positions, positions[0])]]}
+
+
+def asked(question: Any) -> Any:
+    """A box or a GeoJSON geometry, as ``intersects_footprint`` takes it."""
+    box = isinstance(question, tuple)
+    return query_geometry(box_geometry(question) if box else parse_geometry(question))
 
 
 def wrap(longitude: float) -> float:
@@ -60,14 +69,14 @@ def test_any_tile_anywhere(tile: tuple[list[tuple[float, float]], float, float])
         distance = min(shape.distance(shapely.Point(x + turn, y)) for turn in (-360, 0, 360))
         assert distance < 1e-9
     # It is found at its middle, wherever the question is put, and not on the other side.
-    query = query_geometry((wrap(longitude), latitude, wrap(longitude), latitude))
+    query = asked((wrap(longitude), latitude, wrap(longitude), latitude))
     assert intersects_footprint([wkb], query).tolist() == [True]
     far = wrap(longitude + 180)
-    query = query_geometry((far, latitude, far, latitude))
+    query = asked((far, latitude, far, latitude))
     assert intersects_footprint([wkb], query).tolist() == [False]
     assert any(
         box[0] <= maxx and box[2] >= minx
-        for box in query_boxes((wrap(longitude), latitude, wrap(longitude), latitude))
+        for box in query_boxes(shapely.Point(wrap(longitude), latitude))
     )
 
 
@@ -86,7 +95,7 @@ def test_boxes_find_what_a_globe_would(
     # At the very edge, rounding decides.
     certain = any(shape.buffer(-1e-6).intersects(question) for question in questions)
     possible = any(shape.distance(question) < 1e-6 for question in questions)
-    found = bool(intersects_footprint([wkb], query_geometry(box))[0])
+    found = bool(intersects_footprint([wkb], asked(box))[0])
     assert certain <= found <= possible
 
 
@@ -151,7 +160,7 @@ def test_questions_over_the_antimeridian() -> None:
     all_three = np.array([west, over, east], dtype=object)
 
     def ask(question: Any) -> list[bool]:
-        return intersects_footprint(all_three, query_geometry(question)).tolist()
+        return intersects_footprint(all_three, asked(question)).tolist()
 
     assert ask((177, 0, -177, 1)) == [True, True, True]
     assert ask((-179.8, 0, -179.6, 1)) == [False, True, False]
@@ -159,26 +168,33 @@ def test_questions_over_the_antimeridian() -> None:
     assert ask((0, 0, 10, 1)) == [False, False, False]
     assert ask({"type": "Point", "coordinates": [-179.7, 0.5]}) == [False, True, False]
     assert ask(polygon((177, 0), (183, 0), (183, 1), (177, 1))) == [True, True, True]
-    assert ask(plain_geometry(polygon((177, 0), (183, 0), (183, 1), (177, 1)))) == [True] * 3
+    assert (
+        ask(plain_geometry(parse_geometry(polygon((177, 0), (183, 0), (183, 1), (177, 1)))))
+        == [True] * 3
+    )
     globe = polygon((-180, -90), (180, -90), (180, 90), (-180, 90))
     assert ask(globe) == [True, True, True]
     assert ask({"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": globe}]})
-    assert intersects_footprint([], query_geometry(globe)).tolist() == []
+    assert intersects_footprint([], asked(globe)).tolist() == []
 
 
 def test_boxes_without_a_shift_are_one() -> None:
-    assert query_boxes((10, 0, 20, 5)) == ((10, 0, 20, 5),)
-    assert query_boxes((170, 0, -170, 5)) == ((-190, 0, -170, 5), (170, 0, 190, 5))
-    assert query_boxes((-179, 0, -178, 5)) == ((-179, 0, -178, 5), (181, 0, 182, 5))
+    assert query_boxes(box_geometry((10, 0, 20, 5))) == ((10, 0, 20, 5),)
+    assert query_boxes(box_geometry((170, 0, -170, 5))) == ((-190, 0, -170, 5), (170, 0, 190, 5))
+    assert query_boxes(box_geometry((-179, 0, -178, 5))) == ((-179, 0, -178, 5), (181, 0, 182, 5))
 
 
 def test_geometry_to_send_is_cut_at_180() -> None:
-    sent = shapely.geometry.shape(plain_geometry(polygon((179, 0), (181, 0), (181, 1), (179, 1))))
+    sent = shapely.geometry.shape(
+        plain_geometry(parse_geometry(polygon((179, 0), (181, 0), (181, 1), (179, 1))))
+    )
     assert sent.geom_type == "MultiPolygon"
     assert sent.bounds == (-180, 0, 180, 1)
     assert sent.area == pytest.approx(2)
     plain = polygon((1, 1, 9), (2, 1, 9), (2, 2, 9))
-    assert plain_geometry({"type": "Feature", "geometry": plain}) == polygon((1, 1), (2, 1), (2, 2))
+    assert plain_geometry(parse_geometry({"type": "Feature", "geometry": plain})) == polygon(
+        (1, 1), (2, 1), (2, 2)
+    )
 
 
 @pytest.mark.parametrize(
@@ -196,5 +212,33 @@ def test_geometry_to_send_is_cut_at_180() -> None:
     ],
 )
 def test_not_a_question(geometry: dict[str, Any]) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - the reasons are GEOS's
-        query_geometry(geometry)
+    with pytest.raises(UsageError, match="malformed geometry") as caught:
+        parse_geometry(geometry)
+    assert "\n" not in str(caught.value)
+
+
+def test_halves_at_the_antimeridian_have_no_box_around_the_globe() -> None:
+    halves = parse_geometry(
+        {
+            "type": "MultiPolygon",
+            "coordinates": [
+                polygon((179, 0), (180, 0), (180, 1), (179, 1))["coordinates"],
+                polygon((-180, 0), (-179, 0), (-179, 1), (-180, 1))["coordinates"],
+            ],
+        }
+    )
+    boxes = query_boxes(halves)
+    assert len(boxes) == 4
+    assert all(east - west == 1 for west, _, east, _ in boxes)
+
+
+def test_features_become_one_area() -> None:
+    squares = [shapely.box(0, 0, 2, 2), shapely.box(1, 1, 3, 3)]
+    features = [
+        {"type": "Feature", "geometry": shapely.geometry.mapping(square)} for square in squares
+    ]
+    area = parse_geometry({"type": "FeatureCollection", "features": features})
+    assert area.geom_type == "Polygon"
+    assert area.area == 7
+    assert parse_geometry(shapely.geometrycollections(squares)).equals(area)
+    assert plain_geometry(area)["type"] == "Polygon"

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from catalog.errors import UsageError
 from catalog.parse import (
     format_datetime,
+    parse_baseline,
     parse_bbox,
     parse_datetime,
     parse_instant,
@@ -54,6 +55,7 @@ LAST = (23, 59, 59, 999999)
             at(2023, 1, 31, 23),
         ),
         (("2023", None), at(2023, 1, 1), None),
+        (["..", "2023-06"], None, at(2023, 6, 30, *LAST)),
     ],
 )
 def test_datetime_forms(when: object, start: datetime | None, end: datetime | None) -> None:
@@ -65,7 +67,7 @@ def test_datetime_forms(when: object, start: datetime | None, end: datetime | No
     [
         *("", "x", "2023-13", "2023-02-30", "2023-1", "../..", "/", "2024/2023", "a/b/c", "0000"),
         *("2023-12-23T25:00:00Z", "0001-01-01T00:00:00+05:00", "２０２３"),
-        *(5, (1, 2, 3), ("2023", 5)),
+        *(5, (1, 2, 3), ("2023", 5), (None, None), ("..", ""), [], ["2023"]),
     ],
 )
 def test_malformed_datetime_says_what_is_right(when: object) -> None:
@@ -133,3 +135,14 @@ def test_platforms(text: str) -> None:
 def test_no_such_platform(text: object) -> None:
     with pytest.raises(UsageError, match="sentinel-2a"):
         parse_platform(text)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["05.10", "5.10", "N0510", "n05.10", " 0510 "])
+def test_baselines(text: str) -> None:
+    assert parse_baseline(text) == "05.10"
+
+
+@pytest.mark.parametrize("text", ["", "5", "new", "05.1", "N05100", 5.1, None])
+def test_no_such_baseline(text: object) -> None:
+    with pytest.raises(UsageError, match=r"baseline.*05\.10"):
+        parse_baseline(text)  # type: ignore[arg-type]

@@ -471,8 +471,8 @@ def test_redacted_addresses() -> None:
         ({"intersects": {}, "bbox": "0,0,1,1"}, "not both"),
         ({"limit": 0}, "malformed limit 0"),
         ({"limit": "x"}, "malformed limit 'x'"),
-        ({"ids": [""]}, "item id is empty"),
-        ({"collection": ""}, "collection is empty"),
+        ({"ids": [""]}, "malformed item id ''"),
+        ({"collection": ""}, "malformed collection ''"),
     ],
 )
 def test_wrong_questions(question: dict[str, Any], message: str) -> None:

@@ -1,0 +1,185 @@
+"""SQL that SQLite and PostgreSQL write differently: column types and a few expressions."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    ColumnElement,
+    Dialect,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    bindparam,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_ETAG = re.compile(r'"((?:[0-9a-f]{2}){0,64})(.*)"', re.DOTALL)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An instant: aware datetime in, aware UTC datetime out, to the microsecond.
+
+    ``timestamptz`` on PostgreSQL; microseconds since 1970 as an integer on SQLite,
+    which has no time type: sorts, is indexed and compared as the number it is.
+
+    Raises:
+        ValueError: a naive datetime (SQLAlchemy wraps it in ``StatementError``).
+    """
+
+    impl = BigInteger
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        native = dialect.name == "postgresql"
+        return dialect.type_descriptor(TIMESTAMP(timezone=True) if native else BigInteger())
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"naive datetime {value.isoformat()}: instants carry their zone")
+        return value if dialect.name == "postgresql" else (value - _EPOCH) // _MICROSECOND
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if dialect.name == "postgresql":
+            # Comes in the zone of the session.
+            return value.astimezone(UTC)
+        return _EPOCH + value * _MICROSECOND
+
+
+class Hex(TypeDecorator[str]):
+    """A digest: lower-case hex in and out, half the bytes in the table."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> bytes | None:
+        return None if value is None else bytes.fromhex(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
+        return None if value is None else bytes(value).hex()
+
+
+class ETag(TypeDecorator[str]):
+    """An ETag as its server sent it, in and out; most are MD5 sums: 17 bytes in the table, not 34.
+
+    The first byte counts the bytes that the hex digits after the opening quote stand
+    for; these follow, then the text up to the closing quote: ``"d41d…7e-3"`` is 16, the
+    sum, ``-3``. First byte 255: another form, such as ``W/"…"``, kept as UTF-8.
+    """
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> bytes | None:
+        if value is None:
+            return None
+        if not (found := _ETAG.fullmatch(value)):
+            return b"\xff" + value.encode()
+        packed = bytes.fromhex(found[1])
+        return bytes([len(packed)]) + packed + found[2].encode()
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
+        if value is None:
+            return None
+        length, text = value[0], bytes(value[1:])
+        if length == 255:
+            return text.decode()
+        return f'"{text[:length].hex()}{text[length:].decode()}"'
+
+
+class _Values(TypeDecorator[list[Any]]):
+    """A list as one bound value: an array on PostgreSQL, a JSON text on SQLite."""
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, item: TypeEngine[Any]) -> None:
+        super().__init__()
+        self.item = item
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        native = dialect.name == "postgresql"
+        return dialect.type_descriptor(ARRAY(self.item) if native else String())
+
+    def process_bind_param(self, value: list[Any] | None, dialect: Dialect) -> Any:
+        return value if dialect.name == "postgresql" else json.dumps(value)
+
+
+class one_of(FunctionElement[bool]):
+    """``column IN (values)`` with all values in one bound parameter, however many.
+
+    One statement text for every length, so it is compiled once, and no limit on
+    the number of variables. Strings and integers only.
+    """
+
+    inherit_cache = True
+    type = Boolean()
+
+    def __init__(self, column: ColumnElement[Any], values: Iterable[Any]) -> None:
+        item = BigInteger() if isinstance(column.type, Integer) else String()
+        super().__init__(column, bindparam(None, list(values), type_=_Values(item), unique=True))
+
+    def self_group(self, against: Any = None) -> Any:
+        # Else a WHERE on SQLite says `(… IN …) = 1`, for which no index is used.
+        return self
+
+
+@compiles(one_of, "sqlite")
+def _one_of_sqlite(element: one_of, compiler: Any, **kw: Any) -> str:
+    column, values = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({values}))"
+
+
+@compiles(one_of, "postgresql")
+def _one_of_postgresql(element: one_of, compiler: Any, **kw: Any) -> str:
+    column, values = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"{column} = ANY ({values})"
+
+
+class unindexed(FunctionElement[Any]):
+    """``column``, but SQLite does not use an index for it (a plus before it says so).
+
+    SQLite knows nothing of the values of an array parameter and would rather read
+    half the table in the order asked for than sort the rows of a few tiles or ids.
+    """
+
+    inherit_cache = True
+
+    def __init__(self, column: ColumnElement[Any]) -> None:
+        super().__init__(column)
+        self.type = column.type
+
+
+@compiles(unindexed)
+def _unindexed(element: unindexed, compiler: Any, **kw: Any) -> str:
+    (column,) = element.clauses
+    return str(compiler.process(column, **kw))
+
+
+@compiles(unindexed, "sqlite")
+def _unindexed_sqlite(element: unindexed, compiler: Any, **kw: Any) -> str:
+    (column,) = element.clauses
+    return f"+{compiler.process(column, **kw)}"
+
+
+def upsert(dialect: str, table: Table) -> Any:
+    """INSERT for ``ON CONFLICT``: the same methods on both, without a common class."""
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)

@@ -1,0 +1,152 @@
+"""A question about the scenes of a catalog, validated once. ``selection.py`` asks it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shapely.geometry.base import BaseGeometry
+
+from catalog.area import box_geometry, parse_geometry
+from catalog.errors import UsageError
+from catalog.parse import (
+    Box,
+    TimeRange,
+    parse_baseline,
+    parse_bbox,
+    parse_cloud_cover,
+    parse_collection,
+    parse_datetime,
+    parse_item_id,
+    parse_limit,
+    parse_platform,
+    parse_several,
+    parse_tile,
+)
+from catalog.recorded import STATUSES
+
+SORT_KEYS = ("datetime", "cloud_cover", "id", "updated")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A validated question; made by ``Query.parse``. None asks for nothing, () for no scene."""
+
+    ids: tuple[str, ...] | None = None
+    collection: tuple[str, ...] | None = None
+    tile: tuple[str, ...] | None = None
+    """Five characters each, without the T."""
+    bbox: Box | None = None
+    """(west, south, east, north) within ±180; west > east crosses the antimeridian."""
+    intersects: BaseGeometry | None = None
+    """Valid, 2-D, degrees; not together with ``bbox``."""
+    datetime: TimeRange | None = None
+    """First and last instant, both inclusive, aware UTC; None is open."""
+    cloud_cover: tuple[float | None, float | None] | None = None
+    """Percent, both inclusive; scenes without a value do not match."""
+    platform: tuple[str, ...] | None = None
+    baseline: tuple[str, ...] | None = None
+    status: tuple[str, ...] | None = ("indexed",)
+    sort: tuple[tuple[str, bool], ...] = (("datetime", True),)
+    """(key, descending); ties are broken by the catalog's own number of the scene."""
+    limit: int | None = None
+
+    @classmethod
+    def parse(
+        cls,
+        *,
+        ids: str | Iterable[str] | None = None,
+        collection: str | Iterable[str] | None = None,
+        tile: str | Iterable[str] | None = None,
+        bbox: Sequence[float] | str | None = None,
+        intersects: Any = None,
+        datetime: Any = None,
+        max_cloud_cover: float | None = None,
+        cloud_cover: Sequence[float | None] | None = None,
+        platform: str | Iterable[str] | None = None,
+        baseline: str | Iterable[str] | None = None,
+        status: str | Iterable[str] | None = "indexed",
+        sort: str | Iterable[str] | None = None,
+        limit: int | None = None,
+    ) -> Query:
+        """The question in the words of its asker.
+
+        Args:
+            ids, collection, tile, platform, baseline, status: one or several.
+                Tiles as ``10TFR``, ``T10TFR`` or ``1CCV``; platforms as
+                ``sentinel-2a`` or ``S2A``; baselines as ``05.10`` or ``N0510``;
+                ``status=None`` or ``"any"`` for all.
+            bbox: west, south, east, north in degrees; west > east crosses the antimeridian.
+            intersects: GeoJSON (geometry or feature, as mapping or text), WKT, shapely,
+                or anything with ``__geo_interface__``. Not together with ``bbox``.
+            datetime: a STAC datetime or interval, ``2023``, ``2023-12``, ``2023-12-23``,
+                a date or datetime (naive is UTC), or a pair of these with None as open.
+            max_cloud_cover: percent, inclusive.
+            cloud_cover: (low, high) percent, inclusive; None is open.
+            sort: ``datetime``, ``cloud_cover``, ``id``, ``updated``, each with ``-`` for
+                descending; several with commas. Newest first where not given.
+            limit: at most so many scenes.
+
+        Raises:
+            UsageError: a value that means nothing; names it and what would do.
+        """
+        if bbox is not None and intersects is not None:
+            raise UsageError("give a bbox or a geometry that it intersects, not both")
+        return cls(
+            ids=parse_several(ids, parse_item_id),
+            collection=parse_several(collection, parse_collection),
+            tile=parse_several(tile, parse_tile),
+            bbox=None if bbox is None else parse_bbox(bbox),
+            intersects=None if intersects is None else parse_geometry(intersects),
+            datetime=None if datetime is None else parse_datetime(datetime),
+            cloud_cover=_cloud_range(max_cloud_cover, cloud_cover),
+            platform=parse_several(platform, parse_platform),
+            baseline=parse_several(baseline, parse_baseline),
+            status=parse_several(None if status == "any" else status, _status),
+            sort=_sort(sort),
+            limit=parse_limit(limit),
+        )
+
+    @property
+    def area(self) -> BaseGeometry | None:
+        """What footprints have to touch, degrees; None where no place was asked for."""
+        return self.intersects if self.bbox is None else box_geometry(self.bbox)
+
+
+def _status(text: str) -> str:
+    if text not in STATUSES:
+        raise UsageError(f"status {text!r} is unknown; known are {', '.join(STATUSES)} and any")
+    return text
+
+
+def _cloud_range(
+    most: float | None, both: Sequence[float | None] | None
+) -> tuple[float | None, float | None] | None:
+    if most is None and both is None:
+        return None
+    if both is not None and (not isinstance(both, tuple | list) or len(both) != 2):
+        raise UsageError(f"malformed cloud cover {both!r}: a range has two ends, low and high")
+    low, high = map(parse_cloud_cover, both or (None, None))
+    tops = [value for value in (high, parse_cloud_cover(most)) if value is not None]
+    top = min(tops, default=None)
+    if low is not None and top is not None and low > top:
+        raise UsageError(f"malformed cloud cover: from {low:g} to {top:g} is no range")
+    return low, top
+
+
+def _sort(given: str | Iterable[str] | None) -> tuple[tuple[str, bool], ...]:
+    if given is None:
+        return (("datetime", True),)
+    words = given.split(",") if isinstance(given, str) else list(given)
+    keys: dict[str, bool] = {}
+    for word in words:
+        name = word.strip().removeprefix("-").removeprefix("+")
+        if name not in SORT_KEYS:
+            raise UsageError(
+                f"sort {word!r} is unknown; known are {', '.join(SORT_KEYS)}, each with -"
+            )
+        keys.setdefault(name, word.strip().startswith("-"))
+    if not keys:
+        raise UsageError("sort names no key")
+    return tuple(keys.items())

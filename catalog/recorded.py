@@ -1,0 +1,238 @@
+"""Values of the SQL catalog: what a crawl hands over to be recorded, and what readers get back.
+
+Instants are aware; those that come back are UTC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from catalog.scene import Scene
+
+Instant = datetime
+"""``datetime`` where a field has its name."""
+
+STATUSES = ("pending", "indexed", "failed", "withdrawn")
+"""``pending`` and ``failed`` were never indexed (or came back after a withdrawal);
+``indexed`` is readable; ``withdrawn`` is gone from the source and reads as nodata at the head."""
+
+
+@dataclass(frozen=True, slots=True)
+class SceneRecord:
+    """A scene as the catalog has it, with where it lives."""
+
+    pk: int
+    """The catalog's own number, which breaks ties; not for keeping."""
+    id: str
+    collection: str
+    tile: str
+    epsg: int
+    datetime: Instant
+    platform: str | None
+    cloud_cover: float | None
+    baseline: str | None
+    status: str
+    bbox: tuple[float, float, float, float]
+    """(minx, miny, maxx, maxy), degrees; maxx may exceed 180."""
+    footprint: bytes
+    """WKB, EPSG:4326, longitude latitude."""
+    created: Instant | None
+    updated: Instant | None
+    boa_offset: int
+    boa_evidence: str
+    warnings: tuple[str, ...]
+    item_sha256: str
+    repository: str
+    """Where it was last seen."""
+    branch: str | None
+    """This and the next four are None until the scene is indexed."""
+    root: str | None
+    time_index: int | None
+    snapshot_id: str | None
+    refs_sha256: str | None
+    revision: int
+    recorded_at: Instant
+    attempts: int
+    last_error: str | None
+    next_attempt_at: Instant | None
+
+
+@dataclass(frozen=True, slots=True)
+class AssetRecord:
+    """One file of an indexed scene, as it was when its header was read."""
+
+    band: str
+    href: str
+    """As in the item, unsigned."""
+    size: int | None
+    """Bytes."""
+    etag: str | None
+    """As the server sent it, quotes included."""
+    last_modified: datetime | None
+    """Aware."""
+    checksum: str | None
+    """STAC ``file:checksum``: a multihash as lower-case hex."""
+    header_sha256: str
+    """Hex SHA-256 of the first ``header_length`` bytes of the file."""
+    header_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedScene:
+    """A scene and its place on the branch of a commit."""
+
+    scene: Scene
+    root: str
+    """Cube on the branch: ``""`` or ``variant-xxxx``."""
+    time_index: int
+    refs_sha256: str
+    """Hex SHA-256 of the scene's canonical references."""
+    files: tuple[AssetRecord, ...]
+    warnings: tuple[str, ...] = ()
+    """What reading its files added to ``scene.warnings``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One commit on the branch of a tile."""
+
+    branch: str
+    collection: str
+    tile: str
+    epsg: int
+    snapshot_id: str
+    parent_id: str | None
+    """Head of the branch before; None leaves the recorded head unchecked."""
+    written_at: datetime
+    """Aware."""
+    origin: tuple[float, float] | None = None
+    """Upper left corner of the tile's grid (x, y), metres of ``epsg``."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRepository:
+    """A repository as the catalog last saw it."""
+
+    key: int
+    """The catalog's own number; not for keeping."""
+    uid: str
+    location: str
+
+
+@dataclass(frozen=True, slots=True)
+class KnownScene:
+    """What the catalog knows of an item, for a crawl to compare with what it is offered."""
+
+    item_sha256: str | None
+    """Of the item that is indexed; of the last one seen where none ever was."""
+    status: str
+    """``failed`` also for an item that could not become a scene."""
+    wanted_sha256: str | None
+    """Of the item whose indexing is outstanding; None where the newest seen is indexed."""
+    branch: str | None
+    root: str | None
+    time_index: int | None
+    snapshot_id: str | None
+    refs_sha256: str | None
+    revision: int
+    attempts: int
+    """Failures in a row with the wanted item."""
+    next_attempt_at: datetime | None
+    last_error: str | None
+    bands: frozenset[str] = frozenset()
+    """That are indexed."""
+
+
+@dataclass(frozen=True, slots=True)
+class BranchHead:
+    """The last recorded commit of a branch."""
+
+    name: str
+    collection: str
+    tile: str
+    epsg: int
+    origin: tuple[float, float] | None
+    snapshot_id: str
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class BranchSummary:
+    """One branch in numbers."""
+
+    branch: str
+    head: str
+    scenes: int
+    """Indexed now."""
+    first: datetime | None
+    """Of its oldest scene, UTC."""
+    last: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class CrawlCounts:
+    """What a crawl did: the JSON of ``cogcat crawl``."""
+
+    found: int = 0
+    new: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    indexed: int = 0
+    failed: int = 0
+    withdrawn: int = 0
+    commits: int = 0
+    requests: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CrawlRecord:
+    """One run of the crawler."""
+
+    id: int
+    query: dict[str, Any]
+    started_at: datetime
+    finished_at: datetime | None
+    outcome: str | None
+    """None while it runs, or if it was killed."""
+    counts: CrawlCounts
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An item that is not indexed as it should be, and why."""
+
+    collection: str
+    id: str
+    tile: str | None
+    """None where the item could not become a scene."""
+    reason: str
+    attempts: int
+    next_attempt_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The catalog in numbers."""
+
+    scenes: tuple[tuple[str, str, str, int], ...]
+    """(collection, tile, status, scenes), sorted."""
+    outdated: int
+    """Indexed scenes whose item has changed since."""
+    unreadable: int
+    """Items that could not become a scene; not among ``scenes``."""
+    failures: tuple[Failure, ...]
+    """Soonest to be tried again first; at most as many as asked for."""
+    crawls: tuple[CrawlRecord, ...]
+    """Newest first."""
+
+    def total(self, by: str) -> dict[str, int]:
+        """Scenes by ``collection``, ``tile`` or ``status``."""
+        place = ("collection", "tile", "status").index(by)
+        sums: dict[str, int] = {}
+        for *names, count in self.scenes:
+            name = str(names[place])
+            sums[name] = sums.get(name, 0) + count
+        return sums

@@ -1,0 +1,366 @@
+"""Where scenes are, as a crawl writes it down and looks it up. Knows no Icechunk.
+
+Every function works inside the caller's transaction (``database.write_transaction``)
+with a small number of statements that does not depend on the size of the batch, and
+may be repeated with the same arguments and leave the same rows. The order of a crawl is
+
+    registry.register_*, registry.begin_crawl → known_scenes → record_pending
+    → (commit to the store) → record_indexed | failures.record_failed
+    → registry.finish_crawl
+
+and a process may die after any of them (the transaction of a function that
+raised is to be rolled back): ``record_indexed`` is one transaction
+and takes a commit only once, in the order of the branch's history.
+
+What one repository holds is kept apart from what others do: an item may be a
+scene of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Connection, Row, case, func, insert, literal, null, select, union_all, update
+from sqlalchemy.exc import IntegrityError
+
+from catalog.assets import common_directory, remove_assets, write_assets
+from catalog.errors import BusyError, StoreError
+from catalog.failures import forget_failures
+from catalog.models import (
+    ASSETS,
+    BRANCHES,
+    COLLECTIONS,
+    ITEM_FAILURES,
+    SCENE_REVISIONS,
+    SCENES,
+    SNAPSHOTS,
+    STATE_COLUMNS,
+)
+from catalog.portable_sql import one_of, upsert
+from catalog.recorded import Commit, IndexedScene, KnownScene
+from catalog.registry import collection_keys
+from catalog.scene import Scene
+from catalog.tiles import BOX, grow_tiles
+
+
+def known_scenes(
+    connection: Connection, repository_id: int, collection: str, ids: Iterable[str]
+) -> dict[str, KnownScene]:
+    """What is known of these items of a collection; unknown ones are absent. One statement."""
+    wanted = list(dict.fromkeys(ids))
+    if not wanted:
+        return {}
+    mine = COLLECTIONS.c.name == collection
+    held = func.aggregate_strings(ASSETS.c.band, " ")
+    bands = select(held).where(ASSETS.c.scene_id == SCENES.c.id).scalar_subquery().label("bands")
+    scenes = (
+        select(
+            SCENES.c.item_id,
+            SCENES.c.item_sha256,
+            SCENES.c.status,
+            SCENES.c.wanted_sha256,
+            BRANCHES.c.name,
+            SCENES.c.root,
+            SCENES.c.time_index,
+            SCENES.c.snapshot_id,
+            SCENES.c.refs_sha256,
+            SCENES.c.revision,
+            SCENES.c.attempts,
+            SCENES.c.next_attempt_at,
+            SCENES.c.last_error,
+            bands,
+            literal(0).label("unreadable"),
+        )
+        .join(COLLECTIONS, COLLECTIONS.c.id == SCENES.c.collection_id)
+        .join(BRANCHES, BRANCHES.c.id == SCENES.c.branch_id, isouter=True)
+        .where(SCENES.c.repository_id == repository_id, mine, one_of(SCENES.c.item_id, wanted))
+    )
+    failure = ITEM_FAILURES.c
+    unreadable = (
+        select(
+            failure.item_id,
+            failure.item_sha256,
+            literal("failed"),
+            failure.item_sha256,
+            *(null().label(f"absent_{n}") for n in range(5)),
+            literal(0),
+            failure.attempts,
+            failure.next_attempt_at,
+            failure.reason,
+            null().label("no_bands"),
+            literal(1),
+        )
+        .join(COLLECTIONS, COLLECTIONS.c.id == failure.collection_id)
+        .where(failure.repository_id == repository_id, mine, one_of(failure.item_id, wanted))
+    )
+    known: dict[str, KnownScene] = {}
+    failures: dict[str, KnownScene] = {}
+    for item_id, *values, names, is_failure in connection.execute(union_all(scenes, unreadable)):
+        found = KnownScene(*values, frozenset((names or "").split()))
+        (failures if is_failure else known)[item_id] = found
+    for item_id, found in failures.items():
+        before = known.get(item_id)
+        if before is not None:
+            # The newest item is unreadable, an earlier one is not: its place stays known.
+            found = replace(
+                before,
+                wanted_sha256=found.wanted_sha256,
+                attempts=found.attempts,
+                next_attempt_at=found.next_attempt_at,
+                last_error=found.last_error,
+            )
+        known[item_id] = found
+    return known
+
+
+def record_pending(
+    connection: Connection,
+    repository_id: int,
+    scenes: Iterable[Scene],
+    crawl: int,
+    *,
+    now: datetime | None = None,
+) -> None:
+    """Write down that these scenes are about to be indexed. Four statements for one collection.
+
+    A scene without a place in the store takes the item's metadata and is
+    ``pending``. One that has a place keeps it with its metadata and stays
+    ``indexed`` (``pending`` if it was withdrawn); only ``wanted_sha256`` changes.
+    Another item than the last that failed starts with no attempts behind it.
+
+    Raises:
+        NotFoundError: a scene's collection is not registered.
+    """
+    batch = {(scene.collection, scene.id): scene for scene in scenes}
+    if not batch:
+        return
+    collections = collection_keys(connection, {name for name, _ in batch})
+    shared = {
+        "repository_id": repository_id,
+        "status": "pending",
+        "revision": 0,
+        "href_prefix": "",
+        "attempts": 0,
+        "recorded_at": now or datetime.now(UTC),
+        "crawl_id": crawl,
+    }
+    rows = [
+        _described(scene, collections[scene.collection])
+        | shared
+        | {"wanted_sha256": scene.item_sha256}
+        for scene in batch.values()
+    ]
+    connection.execute(_pending_statement(connection.dialect.name), rows)
+    grow_tiles(connection, batch.values())
+    for name, key in collections.items():
+        forget_failures(connection, repository_id, key, [item for of, item in batch if of == name])
+
+
+def record_indexed(
+    connection: Connection,
+    repository_id: int,
+    commit: Commit,
+    scenes: Sequence[IndexedScene],
+    crawl: int | None = None,
+    *,
+    now: datetime | None = None,
+) -> bool:
+    """Record one commit and where its scenes are now, whole. Nine statements, and
+    four more where scenes were indexed before: their earlier states become revisions.
+
+    Returns:
+        False if the commit had been recorded already; then nothing changes, even
+        where later commits have moved the head or the scenes.
+
+    Raises:
+        NotFoundError: the collection is not registered.
+        BusyError: the recorded head is not ``commit.parent_id``: another crawl
+            commits to the branch, or a commit before this one is not recorded.
+        StoreError: another scene has been recorded at the place of one of these.
+    """
+    moment = now or datetime.now(UTC)
+    collection = collection_keys(connection, {commit.collection})[commit.collection]
+    branch = _branch(connection, repository_id, collection, commit)
+    if not _add_snapshot(connection, branch.id, commit, len(scenes), crawl):
+        return False
+    if commit.parent_id is not None and branch.head_snapshot not in (
+        commit.parent_id,
+        commit.snapshot_id,
+    ):
+        raise BusyError(
+            f"{commit.branch}: commit {commit.snapshot_id} follows {commit.parent_id}, but the "
+            f"catalog has {branch.head_snapshot} as head: another crawl is writing, or died here"
+        )
+    connection.execute(
+        update(BRANCHES)
+        .where(BRANCHES.c.id == branch.id)
+        .values(head_snapshot=commit.snapshot_id, updated_at=commit.written_at)
+    )
+    batch = {indexed.scene.id: indexed for indexed in scenes}
+    if not batch:
+        return True
+    before = _existing(connection, repository_id, collection, batch)
+    replaced = [row.id for row in before.values() if row.snapshot_id is not None]
+    if replaced:
+        _keep_revisions(connection, replaced, moment)
+    shared = {
+        "repository_id": repository_id,
+        "branch_id": branch.id,
+        "snapshot_id": commit.snapshot_id,
+        "recorded_at": moment,
+    }
+    rows = []
+    for item_id, indexed in batch.items():
+        old = before.get(item_id)
+        rows.append(
+            _described(indexed.scene, collection)
+            | shared
+            | {
+                "status": "indexed",
+                "revision": 1 + (old.revision if old else 0),
+                "root": indexed.root,
+                "time_index": indexed.time_index,
+                "refs_sha256": indexed.refs_sha256,
+                "warnings": list(dict.fromkeys((*indexed.scene.warnings, *indexed.warnings))),
+                "href_prefix": common_directory([file.href for file in indexed.files]),
+                "crawl_id": crawl,
+                "wanted_sha256": None,
+                "attempts": 0,
+                "last_error": None,
+                "next_attempt_at": None,
+            }
+        )
+    try:
+        connection.execute(_indexed_statement(connection.dialect.name), rows)
+    except IntegrityError as error:
+        if "time_index" not in str(error.orig):
+            raise
+        raise StoreError(
+            f"{commit.branch}: commit {commit.snapshot_id} puts a scene where the catalog "
+            "has another"
+        ) from error
+    if len(before) < len(batch):
+        before = _existing(connection, repository_id, collection, batch)
+    write_assets(
+        connection,
+        {
+            before[row["item_id"]].id: (row["href_prefix"], batch[row["item_id"]].files)
+            for row in rows
+        },
+    )
+    grow_tiles(connection, [indexed.scene for indexed in batch.values()])
+    forget_failures(connection, repository_id, collection, list(batch))
+    return True
+
+
+_UNIQUE = ("item_id", "collection_id", "repository_id")
+# Columns named as the fields of Scene that fill them.
+_SAME = (
+    "tile", "epsg", "datetime", "platform", "cloud_cover", "baseline",
+    "footprint", "created", "updated", "boa_offset", "boa_evidence", "item_sha256",
+)  # fmt: skip
+
+
+def _described(scene: Scene, collection_id: int) -> dict[str, Any]:
+    return (
+        {"collection_id": collection_id, "item_id": scene.id, "warnings": list(scene.warnings)}
+        | {name: getattr(scene, name) for name in _SAME}
+        | dict(zip(BOX, scene.bbox, strict=True))
+    )
+
+
+@cache
+def _pending_statement(dialect: str) -> Any:
+    statement = upsert(dialect, SCENES)
+    old, new = SCENES.c, statement.excluded
+    placed = old.snapshot_id.is_not(None)
+    again = old.wanted_sha256 == new.item_sha256
+    changes: dict[str, Any] = {
+        name: case((placed, old[name]), else_=new[name])
+        for name in (*_SAME, *BOX, "warnings", "recorded_at", "crawl_id")
+    }
+    changes["status"] = case((old.status == "indexed", old.status), else_="pending")
+    changes["wanted_sha256"] = new.wanted_sha256
+    changes["attempts"] = case((again, old.attempts), else_=0)
+    changes["last_error"] = case((again, old.last_error), else_=null())
+    changes["next_attempt_at"] = case((again, old.next_attempt_at), else_=null())
+    return statement.on_conflict_do_update(index_elements=_UNIQUE, set_=changes)
+
+
+@cache
+def _indexed_statement(dialect: str) -> Any:
+    statement = upsert(dialect, SCENES)
+    fixed = {"id", *_UNIQUE}
+    return statement.on_conflict_do_update(
+        index_elements=_UNIQUE,
+        set_={c.name: statement.excluded[c.name] for c in SCENES.columns if c.name not in fixed},
+    )
+
+
+def _branch(connection: Connection, repository_id: int, collection: int, commit: Commit) -> Row:
+    """The branch's row, locked; a new one has the commit's parent as its head."""
+    x, y = commit.origin or (None, None)
+    statement = upsert(connection.dialect.name, BRANCHES).values(
+        repository_id=repository_id,
+        collection_id=collection,
+        tile=commit.tile,
+        name=commit.branch,
+        epsg=commit.epsg,
+        origin_x=x,
+        origin_y=y,
+        head_snapshot=commit.parent_id or "",
+        updated_at=commit.written_at,
+    )
+    statement = statement.on_conflict_do_update(
+        index_elements=["repository_id", "name"],
+        set_={
+            name: func.coalesce(BRANCHES.c[name], statement.excluded[name])
+            for name in ("origin_x", "origin_y")
+        },
+    )
+    return connection.execute(statement.returning(BRANCHES.c.id, BRANCHES.c.head_snapshot)).one()
+
+
+def _add_snapshot(
+    connection: Connection, branch: int, commit: Commit, scenes: int, crawl: int | None
+) -> bool:
+    statement = upsert(connection.dialect.name, SNAPSHOTS).values(
+        id=commit.snapshot_id,
+        parent_id=commit.parent_id,
+        branch_id=branch,
+        written_at=commit.written_at,
+        crawl_id=crawl,
+        scenes=scenes,
+    )
+    statement = statement.on_conflict_do_nothing(index_elements=["id"]).returning(SNAPSHOTS.c.id)
+    return connection.execute(statement).first() is not None
+
+
+def _existing(
+    connection: Connection, repository_id: int, collection: int, ids: Iterable[str]
+) -> dict[str, Row]:
+    scene = SCENES.c
+    statement = (
+        select(scene.id, scene.item_id, scene.snapshot_id, scene.revision)
+        .where(
+            one_of(scene.item_id, ids),
+            scene.collection_id == collection,
+            scene.repository_id == repository_id,
+        )
+        .with_for_update()
+    )
+    return {row.item_id: row for row in connection.execute(statement)}
+
+
+def _keep_revisions(connection: Connection, keys: list[int], moment: datetime) -> None:
+    files = remove_assets(connection, keys)
+    state = select(SCENES.c.id.label("scene_id"), *(SCENES.c[name] for name in STATE_COLUMNS))
+    states = connection.execute(state.where(one_of(SCENES.c.id, keys))).mappings().all()
+    connection.execute(
+        insert(SCENE_REVISIONS),
+        [dict(row) | {"assets": files[row["scene_id"]], "replaced_at": moment} for row in states],
+    )

@@ -1,0 +1,45 @@
+"""The catalog in numbers."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, case, func, select
+
+from catalog.failures import outstanding_failures
+from catalog.models import COLLECTIONS, CRAWLS, SCENES
+from catalog.recorded import CrawlCounts, CrawlRecord, Status
+
+
+def status_counts(
+    connection: Connection, repository_id: int, *, crawls: int = 10, failures: int = 100
+) -> Status:
+    """What a repository holds, its last crawls and its failures. Three statements."""
+    stale = func.sum(
+        case(((SCENES.c.status == "indexed") & SCENES.c.wanted_sha256.is_not(None), 1), else_=0)
+    )
+    counted = connection.execute(
+        select(COLLECTIONS.c.name, SCENES.c.tile, SCENES.c.status, func.count(), stale)
+        .join(COLLECTIONS, COLLECTIONS.c.id == SCENES.c.collection_id)
+        .where(SCENES.c.repository_id == repository_id)
+        .group_by(COLLECTIONS.c.name, SCENES.c.tile, SCENES.c.status)
+    ).all()
+    found = outstanding_failures(connection, repository_id)
+    recent = select(CRAWLS).where(CRAWLS.c.repository_id == repository_id)
+    runs = connection.execute(recent.order_by(CRAWLS.c.id.desc()).limit(crawls)).mappings()
+    names = CrawlCounts.__dataclass_fields__
+    return Status(
+        scenes=tuple(sorted((row[0], row[1], row[2], row[3]) for row in counted)),
+        outdated=sum(row[4] for row in counted),
+        unreadable=sum(failure.tile is None for failure in found),
+        failures=tuple(found[:failures]),
+        crawls=tuple(
+            CrawlRecord(
+                id=row["id"],
+                query=row["query"],
+                started_at=row["started_at"],
+                finished_at=row["finished_at"],
+                outcome=row["outcome"],
+                counts=CrawlCounts(**{name: row[name] for name in names}),
+            )
+            for row in runs
+        ),
+    )
