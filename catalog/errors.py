@@ -79,3 +79,9 @@ class BusyError(CatalogError):
 
 class StoreError(CatalogError):
     """The Icechunk repository refused a write or lost a read."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, fit for a message of ours."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].strip()[:300]

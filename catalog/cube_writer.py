@@ -1,0 +1,389 @@
+"""Writes a batch of scenes into one branch: one commit, whole scenes or nothing. Knows no SQL.
+
+What is ingested is what the branch's own ``scene`` coordinate says. A scene that is
+there already is overwritten at its index, so writing a batch twice gives one result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any
+
+import icechunk
+import numpy as np
+from numcodecs import VLenUTF8, Zstd
+from numpy.typing import NDArray
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+
+from catalog.cube import (
+    TIME_CHUNK,
+    ArraySpec,
+    Grid,
+    SceneReferences,
+    coordinate_documents,
+    fits,
+    grid_of_group,
+    group_document,
+    refs_digest,
+    root_document,
+    spec_of_document,
+    variant_root,
+)
+from catalog.errors import StoreError, first_line
+from catalog.repository import Repository, get_document, put_bytes
+
+TRIES = 5
+"""Of a commit that another writer of the same branch got in before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a scene lives on its branch."""
+
+    root: str
+    """Of its cube: ``""`` or ``variant-{digest}``."""
+    time_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One commit and where it put each scene."""
+
+    branch: str
+    snapshot_id: str
+    parent_id: str
+    written_at: datetime
+    """Aware, UTC."""
+    placements: Mapping[str, Placement]
+    """By item id."""
+
+
+@dataclass(slots=True)
+class _Cube:
+    """One cube as it is and as the batch will leave it."""
+
+    root: str
+    ids: list[str] = field(default_factory=list)
+    times: list[int] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    grids: dict[str, Grid] = field(default_factory=dict)
+    specs: dict[str, ArraySpec] = field(default_factory=dict)
+    new_groups: set[str] = field(default_factory=set)
+    resized: bool = False
+
+    def key(self, path: str) -> str:
+        return f"{self.root}/{path}" if self.root else path
+
+
+def write_batch(
+    repository: Repository,
+    branch: str,
+    *,
+    collection: str,
+    tile: str,
+    scenes: Sequence[SceneReferences],
+    crawl: str,
+) -> Written:
+    """Writes ``scenes`` (ids all different) of one tile into ``branch``, made if there is none.
+
+    Raises:
+        StoreError: the repository has no container for a location, or refused the commit.
+    """
+    for attempt in range(1, TRIES + 1):
+        try:
+            return _write(repository, branch, collection, tile, scenes, crawl)
+        except icechunk.ConflictError as error:
+            if attempt == TRIES:
+                raise StoreError(
+                    f"branch {branch}: {TRIES} commits in a row met another writer's"
+                ) from error
+        except icechunk.IcechunkError as error:
+            raise StoreError(f"branch {branch}: {first_line(error)}") from error
+    raise AssertionError
+
+
+def scene_ids(store: icechunk.IcechunkStore) -> dict[str, Placement]:
+    """Every scene a snapshot holds, by item id, as its ``scene`` coordinates say."""
+    cubes = sync(_read_cubes(store))
+    return {
+        scene: Placement(cube.root, index)
+        for cube in cubes.values()
+        for index, scene in enumerate(cube.ids)
+        if scene
+    }
+
+
+def stored_refs_digest(
+    repository: Repository, store: icechunk.IcechunkStore, placement: Placement
+) -> str:
+    """``cube.refs_digest`` of one scene, from the store alone."""
+    prefixes = sorted(
+        ((prefix, name) for name, prefix in repository.containers.items()),
+        key=lambda pair: -len(pair[0]),
+    )
+
+    def relative(url: str) -> str:
+        for prefix, name in prefixes:
+            if url.startswith(prefix):
+                return f"vcc://{name}/{url[len(prefix) :]}"
+        return url
+
+    async def read() -> str:
+        cube = (await _read_cubes(store))[placement.root]
+        found = []
+        for path, spec in cube.specs.items():
+            offsets = np.zeros(spec.chunk_grid, np.uint64)
+            lengths = np.zeros(spec.chunk_grid, np.uint64)
+            location = ""
+            async for batch in store.array_chunk_iterator(f"/{cube.key(path)}"):
+                coordinates, _, paths, starts, sizes, _ = batch
+                for row in np.flatnonzero(coordinates[:, 0] == placement.time_index):
+                    at = tuple(coordinates[row, 1:])
+                    offsets[at], lengths[at] = starts[row], sizes[row]
+                    location = paths[row]
+            found.append((path, relative(location), offsets, lengths))
+        return refs_digest(found)
+
+    return sync(read())
+
+
+def _write(
+    repository: Repository,
+    branch: str,
+    collection: str,
+    tile: str,
+    scenes: Sequence[SceneReferences],
+    crawl: str,
+) -> Written:
+    if repository.head(branch) is None:
+        # Another writer may make it first.
+        with repository.writing(), contextlib.suppress(icechunk.AlreadyExistsError):
+            repository.icechunk.create_branch(branch, repository.first_snapshot())
+    session = repository.icechunk.writable_session(branch)
+    parent = session.snapshot_id
+    placements = sync(_fill(session.store, collection, tile, scenes))
+    metadata = {"crawl": crawl, "collection": collection, "tile": tile, "scenes": len(scenes)}
+    with repository.writing():
+        snapshot = session.commit(f"{len(scenes)} scenes of {tile}", metadata, allow_empty=True)
+    return Written(branch, snapshot, parent, datetime.now(UTC), placements)
+
+
+async def _fill(
+    store: icechunk.IcechunkStore,
+    collection: str,
+    tile: str,
+    scenes: Sequence[SceneReferences],
+) -> dict[str, Placement]:
+    cubes = await _read_cubes(store)
+    where = {
+        scene: Placement(cube.root, index)
+        for cube in cubes.values()
+        for index, scene in enumerate(cube.ids)
+        if scene
+    }
+    placements: dict[str, Placement] = {}
+    for scene in scenes:
+        cube = _cube_for(scene, cubes)
+        old = where.get(scene.id)
+        if old is not None:
+            await _clear(store, cubes[old.root], old.time_index)
+        if old is not None and old.root == cube.root:
+            index = old.time_index
+            cube.times[index], cube.offsets[index] = _seconds(scene.time), scene.boa_offset
+        else:
+            if old is not None:
+                cubes[old.root].ids[old.time_index] = ""
+                cubes[old.root].resized = True
+            index = len(cube.ids)
+            cube.ids.append(scene.id)
+            cube.times.append(_seconds(scene.time))
+            cube.offsets.append(scene.boa_offset)
+        cube.resized = True
+        placements[scene.id] = Placement(cube.root, index)
+    await _put_metadata(store, cubes, collection, tile)
+    for scene in scenes:
+        place = placements[scene.id]
+        cube = cubes[place.root]
+        for array in scene.arrays:
+            _put_references(store, cube, array, place.time_index)
+    return placements
+
+
+def _cube_for(scene: SceneReferences, cubes: dict[str, _Cube]) -> _Cube:
+    """The first cube whose arrays the scene's agree with, or a new variant; it learns the scene's
+    arrays."""
+    specs = scene.specs
+    for cube in cubes.values():
+        if fits(specs, cube.specs):
+            break
+    else:
+        root = variant_root(specs)
+        cube = cubes.setdefault(root, _Cube(root))
+    for path, spec in specs.items():
+        if spec.group not in cube.grids:
+            cube.grids[spec.group] = spec.grid
+            cube.new_groups.add(spec.group)
+        cube.specs.setdefault(path, spec)
+    return cube
+
+
+async def _read_cubes(store: icechunk.IcechunkStore) -> dict[str, _Cube]:
+    """Every cube of a branch by root, the main one (root ``""``) first; it may be empty."""
+    document = await get_document(store, "zarr.json")
+    roots = [""]
+    if document is not None:
+        roots += document["attributes"].get("cogcat", {}).get("variants", [])
+    return {root: await _read_cube(store, root) for root in roots}
+
+
+async def _read_cube(store: icechunk.IcechunkStore, root: str) -> _Cube:
+    cube = _Cube(root)
+    document = await get_document(store, cube.key("zarr.json"))
+    if document is None:
+        return cube
+    bands: Mapping[str, Sequence[str]] = document["attributes"]["cogcat"]["bands"]
+
+    async def group(name: str) -> tuple[Grid, list[ArraySpec]]:
+        found = await get_document(store, cube.key(f"{name}/zarr.json"))
+        assert found is not None, name
+        grid = grid_of_group(found)
+        paths = [f"{name}/{band}" for band in bands[name]]
+        documents = await asyncio.gather(
+            *(get_document(store, cube.key(f"{path}/zarr.json")) for path in paths)
+        )
+        return grid, [
+            spec_of_document(path, array, grid)
+            for path, array in zip(paths, documents, strict=True)
+            if array is not None
+        ]
+
+    for name in bands:
+        grid, specs = await group(name)
+        cube.grids[name] = grid
+        cube.specs |= {spec.path: spec for spec in specs}
+    first = next(iter(bands))
+    cube.ids = list(await _read_steps(store, cube, first, "scene"))
+    cube.times = [int(value) for value in await _read_steps(store, cube, first, "time")]
+    cube.offsets = [int(value) for value in await _read_steps(store, cube, first, "boa_offset")]
+    return cube
+
+
+async def _read_steps(
+    store: icechunk.IcechunkStore, cube: _Cube, group: str, name: str
+) -> Iterable[Any]:
+    document = await get_document(store, cube.key(f"{group}/{name}/zarr.json"))
+    assert document is not None, name
+    steps = document["shape"][0]
+    values: list[Any] = []
+    for number in range(-(-steps // TIME_CHUNK)):
+        chunk = await store.get(cube.key(f"{group}/{name}/c/{number}"), default_buffer_prototype())
+        assert chunk is not None, name
+        raw = Zstd().decode(chunk.to_bytes())
+        if name == "scene":
+            values.extend(VLenUTF8().decode(raw))
+        else:
+            values.extend(np.frombuffer(raw, "<i8" if name == "time" else "<i2"))
+    return values[:steps]
+
+
+async def _put_metadata(
+    store: icechunk.IcechunkStore, cubes: Mapping[str, _Cube], collection: str, tile: str
+) -> None:
+    variants = [root for root in cubes if root]
+    puts: dict[str, bytes] = {}
+    for cube in cubes.values():
+        if not cube.resized:
+            continue
+        bands = {
+            name: [spec.band for spec in specs]
+            for name, specs in groupby(
+                sorted(cube.specs.values(), key=lambda spec: spec.path), lambda spec: spec.group
+            )
+        }
+        document = root_document(collection, tile, cube.grids, bands)
+        puts[cube.key("zarr.json")] = json.dumps(document).encode()
+        steps = len(cube.ids)
+        chunks = _step_chunks(cube)
+        for name, grid in cube.grids.items():
+            new = name in cube.new_groups
+            if new:
+                puts[cube.key(f"{name}/zarr.json")] = json.dumps(group_document(grid)).encode()
+            for coordinate, array in coordinate_documents(grid, steps).items():
+                if new or array["dimension_names"] == ["time"]:
+                    puts[cube.key(f"{name}/{coordinate}/zarr.json")] = json.dumps(array).encode()
+            if new:
+                y, x = grid.centres()
+                puts[cube.key(f"{name}/y/c/0")] = Zstd(3).encode(y.astype("<f8"))
+                puts[cube.key(f"{name}/x/c/0")] = Zstd(3).encode(x.astype("<f8"))
+                puts[cube.key(f"{name}/spatial_ref/c")] = bytes(8)
+            for key, value in chunks.items():
+                puts[cube.key(f"{name}/{key}")] = value
+        for path, spec in cube.specs.items():
+            puts[cube.key(f"{path}/zarr.json")] = json.dumps(spec.document(steps)).encode()
+    if variants:
+        # The root says where else to look, whether or not its own cube has changed.
+        text = puts.get("zarr.json")
+        found = json.loads(text) if text else await get_document(store, "zarr.json")
+        document = found or root_document(collection, tile, {}, {})
+        document["attributes"]["cogcat"]["variants"] = variants
+        puts["zarr.json"] = json.dumps(document).encode()
+    # Parents before children.
+    for key in sorted(puts, key=lambda key: (key.count("/"), not key.endswith("zarr.json"))):
+        await put_bytes(store, key, puts[key])
+
+
+def _step_chunks(cube: _Cube) -> dict[str, bytes]:
+    """The chunks of ``time``, ``scene`` and ``boa_offset``, encoded as ``coordinate_documents``
+    says; the same for every group."""
+    chunks: dict[str, bytes] = {}
+    for first in range(0, len(cube.ids), TIME_CHUNK):
+        number = first // TIME_CHUNK
+        part = slice(first, first + TIME_CHUNK)
+        pad = TIME_CHUNK - len(cube.ids[part])
+        times = np.array(cube.times[part] + [0] * pad, "<i8")
+        offsets = np.array(cube.offsets[part] + [0] * pad, "<i2")
+        ids = np.array(cube.ids[part] + [""] * pad, object)
+        chunks[f"time/c/{number}"] = Zstd(3).encode(times)
+        chunks[f"boa_offset/c/{number}"] = Zstd(3).encode(offsets)
+        chunks[f"scene/c/{number}"] = Zstd(3).encode(VLenUTF8().encode(ids))
+    return chunks
+
+
+def _put_references(store: icechunk.IcechunkStore, cube: _Cube, array: Any, index: int) -> None:
+    lengths: NDArray[np.uint64] = array.lengths.ravel()
+    if not lengths.any():
+        return
+    if lengths.all():
+        locations = [array.location] * lengths.size
+    else:
+        locations = [array.location if length else "" for length in lengths]
+    spec: ArraySpec = array.spec
+    failed = store.set_virtual_refs_arr(
+        cube.key(spec.path),
+        (1, *spec.chunk_grid),
+        locations,
+        np.ascontiguousarray(array.offsets).ravel(),
+        lengths,
+        arr_offset=(index, *(0 for _ in spec.chunk_grid)),
+        checksum=array.checksum,
+    )
+    if failed:
+        raise StoreError(f"the repository has no container for {array.location}: run `cogcat init`")
+
+
+async def _clear(store: icechunk.IcechunkStore, cube: _Cube, index: int) -> None:
+    """Removes every reference at one time index: a plain reader sees nodata there."""
+    for path, spec in cube.specs.items():
+        for at in np.ndindex(*spec.chunk_grid):
+            await store.delete(f"{cube.key(path)}/c/{index}/{'/'.join(map(str, at))}")
+
+
+def _seconds(time: datetime) -> int:
+    return int(time.timestamp() // 1)

@@ -1,0 +1,330 @@
+"""The Icechunk repository: open, create, containers, and snapshots to read. Knows no SQL.
+
+``cube_writer.py`` writes batches through it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import icechunk
+from filelock import FileLock
+from icechunk.credentials import HttpAccess, LocalFileSystemAccess
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+
+from catalog.cube import main_document
+from catalog.errors import ConfigError, NotFoundError, StoreError, first_line
+from catalog.settings import Source
+from catalog.storage import (
+    Options,
+    absolute,
+    is_remote,
+    open_storage,
+    probe_conditional_writes,
+    storage_errors,
+)
+
+MANIFEST_STEPS = 32
+"""Time steps of one array in one manifest: what an append rewrites, what a reader fetches."""
+INLINE_BYTES = 16_384
+"""Coordinate chunks up to this size lie in the manifest: one object less per array and commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One commit of a branch."""
+
+    id: str
+    parent_id: str
+    written_at: datetime
+    """Aware, UTC."""
+
+
+class Repository:
+    """One Icechunk repository, local (a path) or on S3 (``s3://bucket/prefix``)."""
+
+    def __init__(self, location: str, icechunk_repository: icechunk.Repository) -> None:
+        self.location = absolute(location)
+        self.icechunk = icechunk_repository
+
+    @cached_property
+    def id(self) -> str:
+        """A UUID, made with the repository and kept in the attributes of ``main``'s root: it stays
+        when the repository is moved, or addressed in another way.
+
+        Raises:
+            ConfigError: it has none: cogcat did not make it.
+        """
+        document = self._main_document()
+        attributes = document.get("attributes", {}) if document else {}
+        about = attributes.get("cogcat") if isinstance(attributes, dict) else None
+        found = about.get("id") if isinstance(about, dict) else None
+        if not isinstance(found, str) or not found:
+            raise ConfigError(
+                f"repository {self.location} was not made by cogcat (its main branch has no id): "
+                "name another place, where `cogcat init` makes one"
+            )
+        return found
+
+    @classmethod
+    def open(
+        cls, location: str, sources: Sequence[Source] = (), options: Options | None = None
+    ) -> Repository:
+        """An existing repository, authorized to read from its containers.
+
+        Args:
+            location: path or ``s3://bucket/prefix``.
+            sources: their credentials are used for the containers of the same name; other
+                containers are read anonymously.
+            options: ``region``, ``endpoint``, ``anonymous`` of an S3 repository.
+
+        Raises:
+            ConfigError: there is none, or its storage does not answer.
+        """
+        storage = open_storage(location, options or {})
+        with storage_errors(location):
+            if not icechunk.Repository.exists(storage):
+                raise ConfigError(f"no repository at {location}: run `cogcat init`")
+            saved = icechunk.Repository.fetch_config(storage)
+            containers = (saved.virtual_chunk_containers or {}) if saved else {}
+            repository = icechunk.Repository.open(
+                storage,
+                config=_config(containers),
+                authorize_virtual_chunk_access=_credentials(containers, sources),
+            )
+        return cls(location, repository)
+
+    @classmethod
+    def create(
+        cls, location: str, sources: Sequence[Source], options: Options | None = None
+    ) -> Repository:
+        """The repository at ``location``, made if there is none, with a container for each source.
+
+        Safe to repeat. A source whose ``url`` changed re-points its container: references
+        are relative to it, so they need no rewriting.
+
+        Raises:
+            ConfigError: the storage does not answer, or ignores conditional writes; or the
+                repository there is not one of cogcat's.
+        """
+        options = options or {}
+        storage = open_storage(location, options)
+        with storage_errors(location):
+            exists = icechunk.Repository.exists(storage)
+            if not exists:
+                probe_conditional_writes(location, options)
+            saved = icechunk.Repository.fetch_config(storage) if exists else None
+            containers = dict((saved.virtual_chunk_containers or {}) if saved else {})
+            before = {prefix: c.name for prefix, c in containers.items()}
+            for source in sources:
+                other = containers.get(source.url)
+                if other is not None and other.name != source.name:
+                    raise ConfigError(
+                        f"source {source.name!r}: {source.url} is the container {other.name!r} of "
+                        f"repository {location}, and references name it: call the source so"
+                    )
+                containers = {
+                    prefix: container
+                    for prefix, container in containers.items()
+                    if container.name != source.name
+                }
+                containers[source.url] = _container(source)
+            make = icechunk.Repository.open if exists else icechunk.Repository.create
+            repository = make(
+                storage,
+                config=_config(containers),
+                authorize_virtual_chunk_access=_credentials(containers, sources),
+            )
+            made = cls(location, repository)
+            made._introduce()
+            if before != {prefix: c.name for prefix, c in containers.items()}:
+                repository.save_config()
+        return made
+
+    def _introduce(self) -> str:
+        """Writes into ``main`` what this repository is, unless something is there; its id.
+
+        Raises:
+            ConfigError: what is there is not cogcat's.
+        """
+        with self.writing():
+            commits = sum(1 for _ in islice(self.icechunk.ancestry(branch="main"), 2))
+            if commits > 1 or self.branches():
+                return self.id
+            session = self.icechunk.writable_session("main")
+            put_documents(session.store, {"zarr.json": main_document(str(uuid.uuid4()))})
+            # Another `cogcat init` at the same moment may be first: then its id is the one.
+            with contextlib.suppress(icechunk.ConflictError):
+                session.commit("cogcat: what this repository is")
+        return self.id
+
+    def _main_document(self) -> dict[str, Any] | None:
+        with storage_errors(self.location):
+            store = self.icechunk.readonly_session(branch="main").store
+            return sync(get_document(store, "zarr.json"))
+
+    @property
+    def containers(self) -> dict[str, str]:
+        """Name → URL prefix of every virtual chunk container."""
+        containers = self.icechunk.config.virtual_chunk_containers or {}
+        return {c.name or prefix: prefix for prefix, c in containers.items()}
+
+    def branches(self) -> set[str]:
+        with storage_errors(self.location):
+            return self.icechunk.list_branches() - {"main"}
+
+    def head(self, branch: str) -> str | None:
+        """The branch's head snapshot id, or None where there is no such branch."""
+        try:
+            return self.icechunk.lookup_branch(branch)
+        except icechunk.RefNotFoundError:
+            return None
+
+    def first_snapshot(self) -> str:
+        """The snapshot every branch starts from: the empty one a repository is born with."""
+        return list(self.icechunk.ancestry(branch="main"))[-1].id
+
+    def history(self, branch: str, *, since: str | None) -> list[Snapshot]:
+        """The branch's commits after ``since`` (None: all but the repository's first snapshot),
+        oldest first.
+
+        Raises:
+            StoreError: ``since`` is not in the branch's history.
+        """
+        found: list[Snapshot] = []
+        for info in self.icechunk.ancestry(branch=branch):
+            if info.id == since:
+                return found[::-1]
+            if info.parent_id is None:
+                break
+            found.append(Snapshot(info.id, info.parent_id, info.written_at))
+        if since is not None:
+            raise StoreError(
+                f"branch {branch} of {self.location} does not hold snapshot {since}, which the "
+                "catalog records as its head: is this the catalog's own repository?"
+            )
+        return found[::-1]
+
+    def store(self, snapshot_id: str) -> icechunk.IcechunkStore:
+        """A read-only Zarr store at ``snapshot_id``; pickles to other processes.
+
+        Raises:
+            NotFoundError: the repository has no such snapshot.
+        """
+        try:
+            return self.icechunk.readonly_session(snapshot_id=snapshot_id).store
+        except (icechunk.SnapshotNotFoundError, icechunk.InvalidInputError) as error:
+            raise NotFoundError(f"no snapshot {snapshot_id} in {self.location}") from error
+        except icechunk.IcechunkError as error:
+            raise StoreError(f"{self.location}: {first_line(error)}") from error
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Held around creating a branch and around every commit.
+
+        On a local file system two processes that commit at once lose commits without an
+        error, even to different branches; an object store's conditional writes need no help.
+        """
+        if is_remote(self.location):
+            yield
+            return
+        path = Path(self.location)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            yield
+
+
+def put_documents(store: icechunk.IcechunkStore, documents: Mapping[str, Any]) -> None:
+    """Writes JSON documents by key into a writable session's store."""
+
+    async def put() -> None:
+        for key, document in documents.items():
+            await put_bytes(store, key, json.dumps(document).encode())
+
+    sync(put())
+
+
+async def put_bytes(store: icechunk.IcechunkStore, key: str, value: bytes) -> None:
+    await store.set(key, default_buffer_prototype().buffer.from_bytes(value))
+
+
+async def get_document(store: icechunk.IcechunkStore, key: str) -> dict[str, Any] | None:
+    """The JSON document at ``key``, or None."""
+    value = await store.get(key, default_buffer_prototype())
+    return None if value is None else json.loads(value.to_bytes())
+
+
+def _config(containers: Mapping[str, icechunk.VirtualChunkContainer]) -> icechunk.RepositoryConfig:
+    config = icechunk.RepositoryConfig.default()
+    config.inline_chunk_threshold_bytes = INLINE_BYTES
+    config.manifest = icechunk.ManifestConfig(
+        splitting=icechunk.ManifestSplittingConfig.from_dict(
+            {
+                icechunk.ManifestSplitCondition.AnyArray(): {
+                    icechunk.ManifestSplitDimCondition.DimensionName("time"): MANIFEST_STEPS
+                }
+            }
+        ),
+        max_concurrent_manifest_fetches_during_commit=32,
+    )
+    config.storage = icechunk.StorageSettings(
+        # One request per chunk: by default icechunk splits a read of a few hundred KB.
+        concurrency=icechunk.StorageConcurrencySettings(max_concurrent_requests_for_object=1)
+    )
+    for container in containers.values():
+        config.set_virtual_chunk_container(container)
+    return config
+
+
+def _container(source: Source) -> icechunk.VirtualChunkContainer:
+    store: Any
+    if source.scheme == "s3":
+        store = icechunk.s3_store(
+            region=source.region,
+            endpoint_url=source.endpoint,
+            allow_http=bool(source.endpoint and source.endpoint.startswith("http://")),
+            anonymous=source.anonymous and not source.requester_pays,
+            s3_compatible=bool(source.endpoint),
+            force_path_style=bool(source.endpoint),
+            requester_pays=source.requester_pays,
+        )
+    elif source.scheme == "file":
+        store = icechunk.local_filesystem_store(urlsplit(source.url).path)
+    else:
+        store = icechunk.http_store(
+            {"allow_http": "true"} if source.scheme == "http" else None,
+        )
+    return icechunk.VirtualChunkContainer(source.url, store, name=source.name)
+
+
+def _credentials(
+    containers: Mapping[str, icechunk.VirtualChunkContainer], sources: Sequence[Source]
+) -> Any:
+    by_name = {source.name: source for source in sources}
+    credentials: dict[str, Any] = {}
+    for prefix, container in containers.items():
+        source = by_name.get(container.name or "")
+        scheme = urlsplit(prefix).scheme
+        if scheme == "s3":
+            signed = source is not None and (not source.anonymous or source.requester_pays)
+            credentials[prefix] = icechunk.s3_credentials(
+                anonymous=None if signed else True, from_env=True if signed else None
+            )
+        elif scheme == "file":
+            credentials[prefix] = LocalFileSystemAccess
+        else:
+            credentials[prefix] = HttpAccess
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return icechunk.containers_credentials(credentials)

@@ -1,0 +1,97 @@
+"""Which store a file is read from: href → (source, key) → obstore client and location.
+
+The same ``Source`` serves the header read (obstore, here) and the pixel reads
+(an Icechunk virtual chunk container, in ``repository.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+from obstore.store import HTTPStore, LocalStore, ObjectStore, S3Store
+
+from catalog.errors import ConfigError, HeaderError
+from catalog.settings import Source
+
+REQUEST_TIMEOUT = timedelta(seconds=30)
+"""For one whole request, slow body included."""
+CONNECT_TIMEOUT = timedelta(seconds=10)
+RETRY: dict[str, Any] = {
+    "max_retries": 5,
+    "retry_timeout": timedelta(seconds=90),
+    "backoff": {
+        "init_backoff": timedelta(milliseconds=200),
+        "max_backoff": timedelta(seconds=15),
+        "base": 2.0,
+    },
+}
+
+
+def resolve(href: str, sources: Sequence[Source]) -> tuple[Source, str]:
+    """The first source whose ``match`` starts ``href``, and the key below its ``url``.
+
+    The key is an object-store key: decoded where the href is an http(s) URL.
+
+    Raises:
+        HeaderError: no source matches; the message says what to add.
+    """
+    for source in sources:
+        if href.startswith(source.match):
+            key = href[len(source.match) :]
+            if href.startswith(("http://", "https://")):
+                key = unquote(urlsplit("//host/" + key).path[1:])
+            if not key or ".." in key.split("/"):
+                break
+            return source, key
+    parts = urlsplit(href)
+    origin = f"{parts.scheme}://{parts.netloc}/"
+    raise HeaderError(
+        f"no source matches it: add a [[sources]] table with match = {origin!r} and a url to "
+        "cogcat.toml, then run `cogcat init`",
+        href=href,
+    )
+
+
+def location(source: Source, key: str) -> str:
+    """What a reference stores: ``vcc://{name}/{key}``, reserved characters percent-encoded."""
+    return f"vcc://{source.name}/{quote(key, safe='/:@!$&()*+,;=~-._ ')}"
+
+
+def open_store(source: Source) -> ObjectStore:
+    """An obstore client for ``source.url``, with timeouts and retries.
+
+    Raises:
+        ConfigError: the url does not name a bucket, host or directory.
+    """
+    parts = urlsplit(source.url)
+    client: Any = {"timeout": REQUEST_TIMEOUT, "connect_timeout": CONNECT_TIMEOUT}
+    if source.scheme == "file":
+        root = Path(unquote(parts.path))
+        if not root.is_dir():
+            raise ConfigError(f"source {source.name!r}: no directory {root}")
+        return LocalStore(prefix=root)
+    if not parts.netloc:
+        raise ConfigError(f"source {source.name!r}: url {source.url!r} names no bucket or host")
+    if source.scheme == "s3":
+        options: dict[str, Any] = {}
+        if source.region:
+            options["region"] = source.region
+        if source.endpoint:
+            options["endpoint"] = source.endpoint
+            client["allow_http"] = source.endpoint.startswith("http://")
+        if source.requester_pays:
+            options["request_payer"] = True
+        return S3Store(
+            parts.netloc,
+            prefix=unquote(parts.path).strip("/") or None,
+            skip_signature=source.anonymous and not source.requester_pays,
+            client_options=client,
+            retry_config=RETRY,  # type: ignore[arg-type]
+            **options,
+        )
+    client["allow_http"] = source.scheme == "http"
+    return HTTPStore.from_url(source.url.rstrip("/"), client_options=client, retry_config=RETRY)  # type: ignore[arg-type]

@@ -1,0 +1,134 @@
+"""Where a repository lies: a path, or a prefix of an S3 bucket that honours conditional writes."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import icechunk
+import obstore
+from obstore.exceptions import AlreadyExistsError, PreconditionError
+from obstore.exceptions import BaseError as ObstoreError
+from obstore.store import LocalStore, ObjectStore, S3Store
+
+from catalog.errors import ConfigError, first_line
+
+Options = Mapping[str, str]
+"""``region``, ``endpoint`` and ``anonymous`` of an S3 repository."""
+
+
+def is_remote(location: str) -> bool:
+    return "://" in location
+
+
+def absolute(location: str) -> str:
+    """One spelling of a location: a path from the root without links, or a URL with no last /."""
+    return location.rstrip("/") if is_remote(location) else str(Path(location).resolve())
+
+
+def open_storage(location: str, options: Options) -> icechunk.Storage:
+    """Storage for icechunk; nothing is read yet.
+
+    Raises:
+        ConfigError: neither a directory nor ``s3://bucket/prefix``.
+    """
+    if not is_remote(location):
+        path = Path(location)
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"repository {location}: a file is in the way")
+        # It warns of concurrent commits, which `Repository.writing` keeps apart.
+        icechunk.set_logs_filter("error")
+        return icechunk.local_filesystem_storage(absolute(location))
+    bucket, prefix = _bucket(location)
+    endpoint = options.get("endpoint")
+    anonymous = options.get("anonymous", "").lower() == "true"
+    return icechunk.s3_storage(
+        bucket=bucket,
+        prefix=prefix,
+        region=options.get("region"),
+        endpoint_url=endpoint,
+        allow_http=bool(endpoint and endpoint.startswith("http://")),
+        force_path_style=bool(endpoint),
+        anonymous=True if anonymous else None,
+        from_env=None if anonymous else True,
+    )
+
+
+def open_objects(location: str, options: Options) -> ObjectStore:
+    """An obstore client whose keys are those below the repository's own location.
+
+    Raises:
+        ConfigError: neither a path nor ``s3://bucket/prefix``.
+    """
+    if not is_remote(location):
+        return LocalStore(prefix=absolute(location))
+    bucket, prefix = _bucket(location)
+    settings: dict[str, Any] = {
+        key: options[key] for key in ("region", "endpoint") if options.get(key)
+    }
+    client: Any = {"timeout": timedelta(seconds=30)}
+    client["allow_http"] = settings.get("endpoint", "").startswith("http://")
+    return S3Store(
+        bucket,
+        prefix=prefix,
+        client_options=client,
+        retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=20)},
+        **settings,
+    )
+
+
+def probe_conditional_writes(location: str, options: Options) -> None:
+    """Refuses a store on which two writers could overwrite each other's commits.
+
+    Raises:
+        ConfigError: the store accepts a write whose condition does not hold.
+    """
+    if not is_remote(location):
+        return
+    store = open_objects(location, options)
+    key = f"cogcat-probe-{uuid.uuid4().hex}"
+    try:
+        obstore.put(store, key, b"1")
+        ignored = []
+        for name, mode in (("If-None-Match", "create"), ("If-Match", {"e_tag": '"0"'})):
+            try:
+                obstore.put(store, key, b"2", mode=mode)  # type: ignore[arg-type]
+                ignored.append(name)
+            except (AlreadyExistsError, PreconditionError):
+                pass
+        obstore.delete(store, key)
+    except (ObstoreError, OSError) as error:
+        raise ConfigError(f"{location}: {first_line(error)}") from error
+    if ignored:
+        raise ConfigError(
+            f"{location}: the object store ignores conditional writes ({', '.join(ignored)}), so "
+            "two writers could lose each other's commits; use one that honours them or a local path"
+        )
+
+
+@contextlib.contextmanager
+def storage_errors(location: str) -> Iterator[None]:
+    """What the storage does not let us do is a ``ConfigError`` that names it."""
+    try:
+        yield
+    except (icechunk.IcechunkError, ValueError, OSError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"repository {location}: {first_line(error)}") from error
+
+
+def _bucket(location: str) -> tuple[str, str]:
+    parts = urlsplit(location)
+    if parts.scheme != "s3" or not parts.netloc:
+        raise ConfigError(f"repository {location!r}: give a path or s3://bucket/prefix")
+    prefix = parts.path.strip("/")
+    if not prefix:
+        raise ConfigError(
+            f"repository {location!r}: name a prefix too, as in s3://{parts.netloc}/s2"
+        )
+    return parts.netloc, prefix
