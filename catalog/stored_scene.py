@@ -1,0 +1,163 @@
+"""StoredScene: one scene of the catalog, its record and its pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import icechunk
+import numpy as np
+import xarray as xr
+
+from catalog import arrays
+from catalog.arrays import Cube, Steps
+from catalog.bands import band_names
+from catalog.errors import NotFoundError
+from catalog.recorded import AssetRecord, SceneRecord
+
+
+class StoredScene:
+    """One scene as the catalog records it: every field of ``SceneRecord`` as an attribute
+    (``id``, ``datetime``, ``branch``, ``snapshot_id``, ``time_index``, ``refs_sha256``,
+    ``boa_offset`` …), ``assets`` by band, and ``open`` for its pixels at its own snapshot."""
+
+    def __init__(
+        self,
+        record: SceneRecord,
+        assets: Callable[[SceneRecord], Mapping[str, AssetRecord]],
+        store: Callable[[str], icechunk.IcechunkStore],
+        repository: str,
+    ) -> None:
+        self.record = record
+        self._load_assets, self._open_store, self._repository = assets, store, repository
+        self._assets: Mapping[str, AssetRecord] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "record":
+            raise AttributeError(name)
+        return getattr(self.record, name)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *SceneRecord.__dataclass_fields__})
+
+    def __repr__(self) -> str:
+        record = self.record
+        cloud = "" if record.cloud_cover is None else f", {record.cloud_cover:.1f}% cloud"
+        return f"<Scene {record.id} {record.datetime:%Y-%m-%d %H:%M}Z{cloud}, {record.status}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StoredScene) and other.record == self.record
+
+    def __hash__(self) -> int:
+        return hash((self.record.collection, self.record.id, self.record.snapshot_id))
+
+    @property
+    def assets(self) -> Mapping[str, AssetRecord]:
+        """By band: ``href``, ``size``, ``etag``, ``last_modified``, ``checksum``,
+        ``header_sha256``, ``header_length``."""
+        if self._assets is None:
+            self._assets = self._load_assets(self.record)
+        return self._assets
+
+    def store(self) -> icechunk.IcechunkStore:
+        """A read-only Zarr store of the scene's branch at its recorded snapshot.
+
+        Raises:
+            NotFoundError: the scene is not indexed.
+        """
+        if self.record.snapshot_id is None:
+            reason = f": {self.record.last_error}" if self.record.last_error else ""
+            raise NotFoundError(f"{self.record.id} is {self.record.status}, not indexed{reason}")
+        return self._open_store(self.record.snapshot_id)
+
+    def cubes(self) -> list[Cube]:
+        """The one cube that holds the scene (a list, as ``arrays`` takes them)."""
+        return [cube for cube in arrays.read_cubes(self.store()) if cube.root == self.record.root]
+
+    def open(
+        self,
+        resolution: float | None = None,
+        bands: Sequence[str] | None = None,
+        *,
+        reflectance: bool = False,
+    ) -> xr.Dataset:
+        """The scene at its recorded snapshot: a lazy dataset of (y, x) variables.
+
+        Args:
+            resolution: pixel size in metres, one that ``open_tree`` shows; None for the finest
+                at which all ``bands`` have an array.
+            bands: ``red`` or ``B04`` …; None for all at that resolution.
+            reflectance: float32 ``(DN + boa_offset) * 0.0001`` with NaN for nodata in reflectance
+                bands; else raw digital numbers as stored.
+
+        Returns:
+            Pixel centres ``y``, ``x`` in metres of the CRS in ``spatial_ref``; ``visual`` has a
+            ``band`` axis before them; scalar ``time`` (UTC), ``scene`` and ``boa_offset``;
+            ``attrs`` cite repository, branch and snapshot.
+
+        Raises:
+            NotFoundError: not indexed, or no such resolution or band; says what there is.
+        """
+        store, cubes = self.store(), self.cubes()
+        names = band_names(bands) if bands is not None else None
+        size, chosen = arrays.choose(cubes, names, resolution, self.record.id)
+        return self._open(store, cubes, size, chosen, reflectance)
+
+    def open_tree(
+        self, bands: Sequence[str] | None = None, *, reflectance: bool = False
+    ) -> xr.DataTree:
+        """Every resolution as one lazy tree: nodes ``r10m``, ``r20m`` … as ``open`` gives them.
+
+        Args:
+            bands: each node holds those of them it has; None for all.
+
+        Raises:
+            NotFoundError: not indexed, or a band that has no array at any resolution.
+        """
+        store, cubes = self.store(), self.cubes()
+        there = arrays.resolutions(cubes)
+        names = band_names(bands) if bands is not None else None
+        for name in names or ():
+            arrays.choose(cubes, [name], None, self.record.id)
+        nodes: dict[str, xr.Dataset] = {}
+        for size, held in there.items():
+            chosen = [band for band in (names or held) if band in held]
+            if chosen:
+                nodes[f"r{size}m"] = self._open(store, cubes, size, chosen, reflectance)
+        tree = xr.DataTree.from_dict(nodes)
+        tree.attrs.update(self._citation())
+        return tree
+
+    def _open(
+        self,
+        store: icechunk.IcechunkStore,
+        cubes: Sequence[Cube],
+        resolution: int,
+        bands: Sequence[str],
+        reflectance: bool,
+    ) -> xr.Dataset:
+        record = self.record
+        assert record.time_index is not None
+        seconds = int(record.datetime.timestamp() // 1)
+        dataset = arrays.open_steps(
+            store,
+            cubes,
+            steps=Steps((record.root or "",), (record.time_index,)),
+            times=np.array([seconds], np.int64),
+            ids=[record.id],
+            offsets=np.array([record.boa_offset or 0], np.int16),
+            resolution=resolution,
+            bands=bands,
+            reflectance=reflectance,
+        ).isel(time=0)
+        dataset.attrs.update(self._citation())
+        return dataset
+
+    def _citation(self) -> dict[str, Any]:
+        record = self.record
+        return {
+            "cogcat_repository": self._repository,
+            "cogcat_branch": record.branch,
+            "cogcat_snapshot": record.snapshot_id,
+            "cogcat_scene": record.id,
+        }

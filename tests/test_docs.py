@@ -1,0 +1,77 @@
+"""What the documents claim is there: commands, options, modules, Python that parses."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from catalog.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md"]
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", path.read_text("utf-8"), re.DOTALL)
+
+
+def commands() -> list[str]:
+    lines = [
+        line.split("#")[0].strip()
+        for path in DOCUMENTS
+        for block in blocks(path, "bash")
+        for line in block.splitlines()
+    ]
+    return [line.removeprefix("python3 -m uv run ") for line in lines if "cogcat " in line]
+
+
+def test_the_readme_shows_commands() -> None:
+    assert len(commands()) >= 5
+
+
+@pytest.mark.parametrize("line", commands())
+def test_every_command_shown_is_one(line: str) -> None:
+    program, name, *arguments = shlex.split(line)
+    assert program == "cogcat"
+    command = main.commands[name]
+    with click.Context(command, info_name=name) as context:
+        command.make_parser(context).parse_args(arguments)
+
+
+@pytest.mark.parametrize("option", sorted(set(re.findall(r"--[a-z][a-z-]+", "".join(
+    re.findall(r"`crawl` takes.*?\n\n", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+)))))  # fmt: skip
+def test_every_option_of_crawl_the_readme_names_is_there(option: str) -> None:
+    known = {name for parameter in main.commands["crawl"].params for name in parameter.opts}
+    assert option in known | {"--help"}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_python_in_documents_parses(path: Path) -> None:
+    for block in blocks(path, "python"):
+        compile(block, path.name, "exec")
+
+
+def test_the_architecture_page_lists_every_module() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    rooms = text[text.index("## Rooms") : text.index("## Decisions")]
+    listed = set(re.findall(r"`([a-z_]+)\.py`", rooms))
+    there = {path.stem for path in (ROOT / "catalog").glob("[a-z]*.py")}
+    assert listed == there
+
+
+def test_documents_link_to_files_that_exist() -> None:
+    for path in DOCUMENTS:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text("utf-8")):
+            assert (ROOT / target).exists(), (path.name, target)
+
+
+def test_no_document_names_a_machine_or_a_download_host() -> None:
+    for path in [*DOCUMENTS, ROOT / "pyproject.toml", ROOT / ".ci" / "run"]:
+        text = path.read_text("utf-8")
+        assert "files.pythonhosted" not in text
+        assert str(ROOT) not in text

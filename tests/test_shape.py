@@ -1,0 +1,220 @@
+"""The architecture: imports point one way, and two rooms never meet."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+
+import catalog.errors
+from catalog.errors import CatalogError
+
+PACKAGE = Path(catalog.errors.__file__).parent
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in PACKAGE.rglob("*.py")
+    if "_migrations" not in path.parts
+}
+TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
+
+ORDER = [
+    {"errors"},
+    {"settings", "bands", "json_values", "parse", "footprint", "area"},
+    {"scene", "boa_offset", "item_assets", "item", "item_file"},
+    {"stac_api", "stac_query", "stac_search"},
+    {"directories", "sources", "header"},
+    {"cube"},
+    {"storage", "repository", "cube_writer", "arrays"},
+    {"recorded", "portable_sql", "models", "database"},
+    {"registry", "tiles", "assets", "failures", "records", "heads", "status"},
+    {"query", "selection", "lease", "expiry", "watches"},
+    {"crawl", "upkeep", "stored_scene", "lookup", "preview"},
+    {"setup", "__init__"},
+    {"cli"},
+]
+"""A module imports from its own row and those above. A new one finds its row here."""
+
+STORE = {
+    "icechunk", "zarr", "catalog.storage", "catalog.repository", "catalog.cube_writer",
+    "catalog.arrays",
+}  # fmt: skip
+SQL = {
+    "sqlalchemy", "catalog.portable_sql", "catalog.models", "catalog.database", "catalog.registry",
+    "catalog.tiles", "catalog.assets", "catalog.failures", "catalog.records", "catalog.heads",
+    "catalog.status", "catalog.selection", "catalog.lease", "catalog.expiry", "catalog.watches",
+}  # fmt: skip
+COMPOSERS = {"crawl", "upkeep", "setup", "cli", "lookup", "stored_scene", "__init__"}
+"""May know both the store and SQL: the write path, the read path and what opens them."""
+
+
+def imports(name: str, *, at_runtime: bool = True) -> set[str]:
+    """Modules that a module imports anywhere, ours with ``catalog.`` in front."""
+    found: set[str] = set()
+    typing_only = {
+        id(node)
+        for branch in ast.walk(TREES[name])
+        if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING"
+        for node in ast.walk(branch)
+    }
+    for node in ast.walk(TREES[name]):
+        if at_runtime and id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} imports relatively"
+            assert node.module
+            if node.module == "catalog":
+                ours = {f"catalog.{alias.name}" for alias in node.names}
+                found |= {module for module in ours if module.removeprefix("catalog.") in MODULES}
+                found |= (
+                    {"catalog"}
+                    if any(m.removeprefix("catalog.") not in MODULES for m in ours)
+                    else set()
+                )
+            else:
+                found.add(node.module)
+    return found
+
+
+def ours(name: str) -> set[str]:
+    return {
+        module.removeprefix("catalog.") if module != "catalog" else "__init__"
+        for module in imports(name)
+        if module == "catalog" or module.startswith("catalog.")
+    }
+
+
+def row_of(name: str) -> int:
+    for number, row in enumerate(ORDER):
+        if name in row:
+            return number
+    raise AssertionError(f"catalog/{name}.py has no row in ORDER")
+
+
+FLAT = sorted(name for name in MODULES if not name.startswith("demo"))
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_imports_point_up_the_table(name: str) -> None:
+    for other in ours(name) - {"__init__"}:
+        if other.startswith("demo"):
+            assert name == "cli", f"{name} imports the demo"
+            continue
+        assert row_of(other) <= row_of(name), f"{name} imports {other}, which is below it"
+
+
+def test_imports_have_no_circle() -> None:
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " → ".join((*path, name))
+        if name not in done:
+            for other in ours(name):
+                if other in MODULES:
+                    visit(other, (*path, name))
+            done.add(name)
+
+    for name in set(FLAT) - {"cli"}:
+        visit(name, ())
+
+
+def reached(name: str, seen: set[str]) -> set[str]:
+    for other in ours(name) - seen:
+        if other in MODULES:
+            seen.add(other)
+            reached(other, seen)
+    return seen
+
+
+def test_the_write_path_and_the_read_path_never_meet() -> None:
+    assert "lookup" not in reached("crawl", set())
+    assert "stored_scene" not in reached("crawl", set())
+    assert "crawl" not in reached("lookup", set())
+    assert "cube_writer" not in reached("lookup", set())
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_only_composers_know_store_and_sql(name: str) -> None:
+    def touches(what: set[str]) -> set[str]:
+        return {
+            module for module in imports(name) if module in what or module.partition(".")[0] in what
+        }
+
+    if touches(STORE) and touches(SQL):
+        assert name in COMPOSERS, f"{name}: {touches(STORE)} and {touches(SQL)}"
+
+
+def test_the_writer_never_sees_sql_and_the_tables_never_see_icechunk() -> None:
+    for name in ("storage", "repository", "cube_writer", "arrays", "cube", "header"):
+        assert not {f"catalog.{other}" for other in reached(name, set())} & SQL, name
+    for name in ("models", "database", "registry", "records", "heads", "status", "selection"):
+        assert not {f"catalog.{other}" for other in reached(name, set())} & STORE, name
+
+
+def test_values_and_layout_are_pure() -> None:
+    """No network, no database, no store below these."""
+    for name in ("scene", "item", "item_assets", "boa_offset", "bands", "parse", "area"):
+        assert not imports(name) & {"icechunk", "sqlalchemy", "requests", "obstore", "zarr"}, name
+        assert not reached(name, set()) & {"sources", "header", "stac_api", "database"}, name
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_only_the_command_line_prints(name: str) -> None:
+    if name == "cli" or name.startswith("demo"):
+        return
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in ("print", "click.echo", "sys.stdout.write"), f"{name}: {called}"
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_only_settings_reads_the_environment(name: str) -> None:
+    if name == "settings":
+        return
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Attribute):
+            assert ast.unparse(node) not in ("os.environ", "os.getenv"), name
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_every_module_says_what_it_is(name: str) -> None:
+    text = ast.get_docstring(TREES[name])
+    assert text, name
+    assert text.splitlines()[0].endswith((".", "::", ":")), name
+    for node in TREES[name].body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node) or _is_small(node), f"{name}.{node.name}"
+
+
+def _is_small(node: ast.ClassDef) -> bool:
+    return len(node.body) <= 4
+
+
+def test_the_error_tree_is_as_drawn() -> None:
+    drawn: dict[str, str] = {}
+    stack: list[tuple[int, str]] = []
+    assert catalog.errors.__doc__
+    for line in catalog.errors.__doc__.splitlines():
+        word = line.replace("│", " ").replace("├──", "   ").replace("└──", "   ")
+        name = word.strip().partition(" ")[0]
+        if not name.endswith("Error") or not isinstance(getattr(catalog.errors, name, None), type):
+            continue
+        depth = len(word) - len(word.lstrip())
+        while stack and stack[-1][0] >= depth:
+            stack.pop()
+        if stack:
+            drawn[name] = stack[-1][1]
+        stack.append((depth, name))
+    real = {
+        name: base.__name__
+        for name, cls in inspect.getmembers(catalog.errors, inspect.isclass)
+        if issubclass(cls, CatalogError)
+        for base in cls.__bases__
+        if issubclass(base, CatalogError)
+    }
+    assert drawn == real
+    assert len(drawn) >= 8
