@@ -1,0 +1,169 @@
+"""The right to write to a repository: one holder at a time, kept in SQL, expiring by itself.
+
+A crawl that is killed stops renewing; when its lease has expired another may take it. The
+database's row is the judge, by compare-and-swap; the clock is the database server's, so that
+machines whose clocks differ agree.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Connection, Engine, delete, or_, select, text, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from catalog.database import write_transaction
+from catalog.errors import BusyError, CatalogError
+from catalog.models import LEASES
+
+log = logging.getLogger(__name__)
+
+TTL = timedelta(seconds=60)
+"""From the last renewal until another may take the lease."""
+RENEWALS = 4
+"""Per ``TTL``: three may fail before the lease is lost."""
+POLL = 1.0
+"""Seconds between two tries of a crawl that waits."""
+
+
+class Lease:
+    """A held lease, renewed in the background until ``release``."""
+
+    def __init__(self, engine: Engine, repository_id: int, holder: str, ttl: timedelta) -> None:
+        self._engine, self._repository_id, self.holder = engine, repository_id, holder
+        self._ttl = ttl
+        self._lost: str | None = None
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """To be called before every write to the repository.
+
+        Raises:
+            BusyError: the lease could not be renewed in time, or another has taken it.
+        """
+        if self._lost is not None:
+            raise BusyError(self._lost)
+
+    def release(self) -> None:
+        """Gives the lease back; what cannot be given back expires."""
+        self._done.set()
+        self._thread.join()
+        try:
+            with write_transaction(self._engine) as connection:
+                connection.execute(
+                    delete(LEASES).where(
+                        LEASES.c.repository_id == self._repository_id,
+                        LEASES.c.holder == self.holder,
+                    )
+                )
+        except CatalogError as error:
+            log.warning("the lease was not given back and will expire: %s", error)
+
+    def _renew(self) -> None:
+        pause = self._ttl.total_seconds() / RENEWALS
+        good_until = time.monotonic() + self._ttl.total_seconds()
+        while not self._done.wait(pause):
+            try:
+                with write_transaction(self._engine) as connection:
+                    now = _now(connection)
+                    changed = connection.execute(
+                        update(LEASES)
+                        .where(
+                            LEASES.c.repository_id == self._repository_id,
+                            LEASES.c.holder == self.holder,
+                        )
+                        .values(expires_at=now + self._ttl)
+                    )
+                if changed.rowcount == 0:
+                    self._lost = "another crawl has taken the lease on the repository"
+                    return
+                good_until = time.monotonic() + self._ttl.total_seconds()
+            except CatalogError as error:
+                log.warning("the lease could not be renewed: %s", error)
+                if time.monotonic() > good_until:
+                    self._lost = f"the lease on the repository expired: {error}"
+                    return
+
+
+@contextmanager
+def held(
+    engine: Engine,
+    repository_id: int,
+    *,
+    wait: float | None = 0.0,
+    ttl: timedelta = TTL,
+) -> Iterator[Lease]:
+    """The lease on a repository for the length of a ``with`` block.
+
+    Args:
+        wait: seconds to wait for another holder; None for as long as it takes.
+        ttl: of every renewal.
+
+    Raises:
+        BusyError: another holds it; says who and until when.
+    """
+    holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+    deadline = None if wait is None else time.monotonic() + wait
+    while True:
+        other = _acquire(engine, repository_id, holder, ttl)
+        if other is None:
+            break
+        if deadline is not None and time.monotonic() >= deadline:
+            name, until = other
+            raise BusyError(
+                f"another crawl ({name.rpartition(':')[0]}) is writing to the repository; its "
+                f"lease is good until {until:%H:%M:%S} UTC: wait for it with --wait"
+            )
+        time.sleep(POLL)
+    lease = Lease(engine, repository_id, holder, ttl)
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+def _acquire(
+    engine: Engine, repository_id: int, holder: str, ttl: timedelta
+) -> tuple[str, datetime] | None:
+    """Takes the lease, or says who holds it until when."""
+    with write_transaction(engine) as connection:
+        now = _now(connection)
+        insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+        statement = insert(LEASES).values(
+            repository_id=repository_id, holder=holder, acquired_at=now, expires_at=now + ttl
+        )
+        taken = connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=["repository_id"],
+                set_={
+                    name: statement.excluded[name]
+                    for name in ("holder", "acquired_at", "expires_at")
+                },
+                where=or_(LEASES.c.expires_at < now, LEASES.c.holder == holder),
+            ).returning(LEASES.c.holder)
+        ).scalar_one_or_none()
+        if taken == holder:
+            return None
+        row = connection.execute(
+            select(LEASES.c.holder, LEASES.c.expires_at).where(
+                LEASES.c.repository_id == repository_id
+            )
+        ).one()
+        return row.holder, row.expires_at
+
+
+def _now(connection: Connection) -> datetime:
+    if connection.dialect.name == "postgresql":
+        moment: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+        return moment.astimezone(UTC)
+    return datetime.now(UTC)  # SQLite is a file: its clock is the machine's
