@@ -1,9 +1,8 @@
 """The write path: STAC items → scenes → headers → one commit per tile batch → records.
 
-The only module that knows both Icechunk and SQL. Order, so that a crash after any line
-leaves something the next crawl completes: record the intent (pending), commit to
-Icechunk, record the result. Scenes of a batch that was committed but not recorded are
-still pending; writing them again puts them at the index their id already has.
+Order, so that a crash after any line leaves something the next crawl completes: record
+the intent (pending), commit to Icechunk, record the result. A crawl begins with what one
+before it committed and did not live to record (``recovery.py``).
 """
 
 from __future__ import annotations
@@ -14,15 +13,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import islice
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from sqlalchemy import Connection, Engine
 
-from catalog import failures, heads, records, registry
+from catalog import failures, lease, records, registry
 from catalog.cube import SceneReferences, scene_references
-from catalog.cube_writer import Written, write_batch
+from catalog.cube_writer import write_batch
 from catalog.database import read_transaction, write_transaction
 from catalog.errors import (
     BusyError,
@@ -30,11 +30,11 @@ from catalog.errors import (
     HeaderError,
     ItemError,
     SceneError,
-    StoreError,
 )
-from catalog.header import Header, HeaderReader
+from catalog.header import Header, HeaderReader, Reads
 from catalog.item import item_sha256, scene_from_item
-from catalog.recorded import AssetRecord, Commit, CrawlCounts, IndexedScene, KnownScene
+from catalog.recorded import Commit, CrawlCounts, KnownScene
+from catalog.recovery import indexed_scene, recover
 from catalog.repository import Repository
 from catalog.scene import Scene
 from catalog.settings import Source
@@ -49,12 +49,6 @@ BATCH = 32
 a tile rewrites no manifest."""
 WAITING = 256
 """Scenes of all tiles with their headers read that may wait for their batch to fill."""
-
-
-class Reads(Protocol):
-    """Reads one file's header; ``HeaderReader`` does."""
-
-    async def read(self, asset: Any) -> Header: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +78,10 @@ class Report:
     requests: int = 0
     """GET requests to files."""
     seconds: float = 0.0
+    recovered: int = 0
+    """Scenes that an earlier crawl committed and did not live to record."""
+    watermark: datetime | None = None
+    """Newest ``updated`` of the items found, UTC; None where the source does not say."""
     interrupted: bool = False
     failures: list[Failure] = field(default_factory=list, repr=False)
     cpu: dict[str, float] = field(default_factory=dict)
@@ -115,6 +113,7 @@ class Crawl:
         reader: in place of a ``HeaderReader`` over ``sources``.
         on_progress: called after each step, in the crawl's thread.
         dry_run: look and count; read no file, write nothing.
+        wait: seconds to wait for another crawl of the repository; None for as long as it takes.
     """
 
     def __init__(
@@ -128,11 +127,13 @@ class Crawl:
         reader: Reads | None = None,
         on_progress: Callable[[Report], None] | None = None,
         dry_run: bool = False,
+        wait: float | None = 0.0,
     ) -> None:
         self._engine, self._repository, self._sources = engine, repository, tuple(sources)
         self._bands, self._concurrency, self._reader = bands, concurrency, reader
         self._on_progress = on_progress or (lambda report: None)
-        self._dry_run = dry_run
+        self._dry_run, self._wait = dry_run, wait
+        self._lease: lease.Lease | None = None
         self._waiting: dict[tuple[str, str], list[_Ready]] = {}
         self._in_hand: set[tuple[str, str]] = set()
         self._crawl_id = self._repository_id = 0
@@ -168,6 +169,7 @@ class Crawl:
         query: Mapping[str, Any],
         collection: str | None = None,
         stac: str | None = None,
+        watch: int | None = None,
     ) -> Report:
         """Indexes ``items`` (STAC documents as served, of any number; consumed lazily).
 
@@ -175,6 +177,7 @@ class Crawl:
             query: what was asked, kept in the crawl's record.
             collection: that items without one are recorded under.
             stac: URL of the API the items came from, kept with the collection.
+            watch: key of the watch whose query it is.
 
         Raises:
             SourceError: the search broke off; what was found before is indexed and recorded.
@@ -190,28 +193,43 @@ class Crawl:
                 known = registry.known_repositories(connection)
             # 0 is no repository's: all is new to one that was never registered.
             self._repository_id = next((found.key for found in known if found.uid == uid), 0)
-        else:
-            with write_transaction(self._engine) as connection:
-                self._repository_id = registry.register_repository(
-                    connection, uid, self._repository.location
-                )
-                registry.register_sources(connection, self._sources)
-                self._crawl_id = registry.begin_crawl(
-                    connection, query, repository_id=self._repository_id
-                )
-        outcome = "failed"
-        try:
             asyncio.run(self._run(iter(items)))
-            outcome = "interrupted" if self.report.interrupted else "done"
-        finally:
             self.report.seconds = time.monotonic() - started
-            if not self._dry_run:
+            return self.report
+        with write_transaction(self._engine) as connection:
+            self._repository_id = registry.register_repository(
+                connection, uid, self._repository.location
+            )
+            registry.register_sources(connection, self._sources)
+        with lease.held(self._engine, self._repository_id, wait=self._wait) as self._lease:
+            with write_transaction(self._engine) as connection:
+                self._crawl_id = registry.begin_crawl(
+                    connection, query, repository_id=self._repository_id, watch_id=watch
+                )
+            outcome = "failed"
+            try:
+                asyncio.run(self._run(iter(items)))
+                outcome = "interrupted" if self.report.interrupted else "done"
+            finally:
+                self.report.seconds = time.monotonic() - started
                 with write_transaction(self._engine) as connection:
-                    registry.finish_crawl(connection, self._crawl_id, self.report.counts(), outcome)
+                    registry.finish_crawl(
+                        connection,
+                        self._crawl_id,
+                        self.report.counts(),
+                        outcome,
+                        watermark=self.report.watermark if outcome == "done" else None,
+                    )
         return self.report
 
     async def _run(self, items: Iterator[Mapping[str, Any]]) -> None:
         reader = self._reader or HeaderReader(self._sources, concurrency=self._concurrency)
+        if not self._dry_run:
+            mended = await recover(
+                self._engine, self._repository, self._repository_id, reader, self._crawl_id
+            )
+            self.report.recovered = mended.scenes
+            self.report.requests += mended.requests
         page = asyncio.create_task(asyncio.to_thread(self._page, items))
         error: CatalogError | None = None
         while not self._stop.is_set():
@@ -260,6 +278,9 @@ class Crawl:
                 except ItemError as error:
                     bad.append((document, error))
                     continue
+                mark = self.report.watermark
+                if scene.updated is not None and (mark is None or scene.updated > mark):
+                    self.report.watermark = scene.updated
                 key = (scene.collection, scene.id)
                 if key not in self._in_hand:
                     scenes[key], sources[key] = scene, document
@@ -375,7 +396,8 @@ class Crawl:
     def _write(self, key: tuple[str, str], batch: Sequence[_Ready]) -> None:
         collection, tile = key
         branch = f"{collection}/{tile}"
-        self._catch_up(branch, collection, tile, batch[0].scene.epsg)
+        assert self._lease is not None
+        self._lease.check()
         with self._timed("commit"):
             written = write_batch(
                 self._repository,
@@ -385,7 +407,10 @@ class Crawl:
                 scenes=[ready.references for ready in batch],
                 crawl=str(self._crawl_id),
             )
-        scenes = [_indexed(ready, written) for ready in batch]
+        scenes = [
+            indexed_scene(r.scene, r.references, r.headers, written.placements[r.scene.id])
+            for r in batch
+        ]
         transform = batch[0].references.arrays[0].spec.grid.transform
         commit = Commit(
             branch=branch,
@@ -411,36 +436,6 @@ class Crawl:
         self.report.commits += 1
         self.report.indexed += len(batch)
         log.info("%s: %d scenes, snapshot %s", branch, len(batch), written.snapshot_id)
-
-    def _catch_up(self, branch: str, collection: str, tile: str, epsg: int) -> None:
-        """Records commits that a crawl made and did not live to record.
-
-        Their scenes are still pending: they are written again, at the index they have.
-        """
-        head = self._repository.head(branch)
-        with write_transaction(self._engine) as connection:
-            recorded = heads.branch_heads(connection, self._repository_id).get(branch)
-            if head == (recorded.snapshot_id if recorded else None):
-                return
-            if head is None:
-                raise StoreError(
-                    f"{self._repository.location} has no branch {branch}, which the catalog "
-                    "records: is this the catalog's own repository?"
-                )
-            for snapshot in self._repository.history(
-                branch, since=recorded.snapshot_id if recorded else None
-            ):
-                log.warning("%s: commit %s was not recorded; it is now", branch, snapshot.id)
-                commit = Commit(
-                    branch=branch,
-                    collection=collection,
-                    tile=tile,
-                    epsg=epsg,
-                    snapshot_id=snapshot.id,
-                    parent_id=snapshot.parent_id,
-                    written_at=snapshot.written_at,
-                )
-                records.record_indexed(connection, self._repository_id, commit, [], self._crawl_id)
 
     def _fail(self, scene: Scene, error: SceneError) -> None:
         named = type(error)(error.reason, scene=scene.id, band=error.band, href=error.href)
@@ -494,27 +489,3 @@ class _Timed:
     def __exit__(self, *exc: object) -> None:
         spent = time.thread_time() - self._start
         self._totals[self._step] = self._totals.get(self._step, 0.0) + spent
-
-
-def _indexed(ready: _Ready, written: Written) -> IndexedScene:
-    place = written.placements[ready.scene.id]
-    return IndexedScene(
-        scene=ready.scene,
-        root=place.root,
-        time_index=place.time_index,
-        refs_sha256=ready.references.sha256,
-        files=tuple(
-            AssetRecord(
-                band=header.asset.band,
-                href=header.asset.href,
-                size=header.size,
-                etag=header.etag,
-                last_modified=header.last_modified,
-                checksum=header.asset.checksum,
-                header_sha256=header.sha256,
-                header_length=header.read,
-            )
-            for header in ready.headers
-        ),
-        warnings=tuple(warning for header in ready.headers for warning in header.warnings),
-    )

@@ -120,6 +120,18 @@ def scene_ids(store: icechunk.IcechunkStore) -> dict[str, Placement]:
     }
 
 
+def cube_epsg(store: icechunk.IcechunkStore) -> int:
+    """EPSG code of the CRS that all cubes of a snapshot are in.
+
+    Raises:
+        StoreError: the snapshot holds no cube.
+    """
+    for cube in sync(_read_cubes(store)).values():
+        for grid in cube.grids.values():
+            return grid.epsg
+    raise StoreError("the snapshot holds no cogcat cube")
+
+
 def stored_refs_digest(
     repository: Repository, store: icechunk.IcechunkStore, placement: Placement
 ) -> str:
@@ -169,7 +181,7 @@ def _write(
     session = repository.icechunk.writable_session(branch)
     parent = session.snapshot_id
     placements = sync(_fill(session.store, collection, tile, scenes))
-    metadata = {"crawl": crawl, "collection": collection, "tile": tile, "scenes": len(scenes)}
+    metadata = {"crawl": crawl, "scenes": [scene.id for scene in scenes]}
     with repository.writing():
         snapshot = session.commit(f"{len(scenes)} scenes of {tile}", metadata, allow_empty=True)
     return Written(branch, snapshot, parent, datetime.now(UTC), placements)

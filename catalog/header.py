@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import obstore
@@ -151,6 +151,14 @@ class _Bytes:
         piece = bytes(await result.bytes_async())
         self.pieces.append((start, piece))
         return piece
+
+
+class Reads(Protocol):
+    """Reads one file's header; ``HeaderReader`` does."""
+
+    async def read(self, asset: Asset) -> Header:
+        """The header of ``asset``'s file, or a ``HeaderError``."""
+        ...
 
 
 class HeaderReader:

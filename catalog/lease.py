@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from sqlalchemy import Connection, Engine, delete, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -112,7 +113,7 @@ def held(
     Raises:
         BusyError: another holds it; says who and until when.
     """
-    holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+    holder = f"{socket.gethostname()}:{_processes()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
     deadline = None if wait is None else time.monotonic() + wait
     while True:
         other = _acquire(engine, repository_id, holder, ttl)
@@ -120,8 +121,9 @@ def held(
             break
         if deadline is not None and time.monotonic() >= deadline:
             name, until = other
+            host, _, process, _ = name.split(":")
             raise BusyError(
-                f"another crawl ({name.rpartition(':')[0]}) is writing to the repository; its "
+                f"another crawl ({host}, process {process}) is writing to the repository; its "
                 f"lease is good until {until:%H:%M:%S} UTC: wait for it with --wait"
             )
         time.sleep(POLL)
@@ -159,7 +161,42 @@ def _acquire(
                 LEASES.c.repository_id == repository_id
             )
         ).one()
-        return row.holder, row.expires_at
+        if not _is_dead(row.holder):
+            return row.holder, row.expires_at
+        # A crawl that was killed here a moment ago need not be waited for.
+        stolen = connection.execute(
+            update(LEASES)
+            .where(LEASES.c.repository_id == repository_id, LEASES.c.holder == row.holder)
+            .values(holder=holder, acquired_at=now, expires_at=now + ttl)
+        )
+        return None if stolen.rowcount else (row.holder, row.expires_at)
+
+
+def _processes() -> str:
+    """Names the set of processes that ours can see by number: this boot of this machine, and the
+    container. Empty where the system does not say; then no other's death can be told."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        container = str(Path("/proc/self/ns/pid").readlink()).strip("pid:[]")
+        return f"{boot[:8]}-{container}"
+    except OSError:
+        return ""
+
+
+def _is_dead(holder: str) -> bool:
+    """True only if the holder was a process of this machine and container that is no more."""
+    host, processes, number, *_ = [*holder.split(":"), "", "", ""]
+    if host != socket.gethostname() or not processes or processes != _processes():
+        return False
+    if not number.isdecimal():
+        return False
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _now(connection: Connection) -> datetime:

@@ -211,6 +211,9 @@ class SceneRow(SceneState, Base):
     """Common beginning of its assets' hrefs, up to a ``/``."""
     wanted_sha256: Mapped[Digest | None]
     """SHA-256 of the item a crawl set out to index; None when nothing is outstanding."""
+    wanted: Mapped[dict[str, Any] | None]
+    """The scene that item is (``scene.scene_to_json``), for a crawl that died to be completed
+    from the store and this row alone."""
     attempts: Mapped[Small] = mapped_column(default=0)
     """Failures in a row with the wanted item."""
     last_error: Mapped[str | None]

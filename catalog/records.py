@@ -43,7 +43,7 @@ from catalog.models import (
 from catalog.portable_sql import one_of, upsert
 from catalog.recorded import Commit, IndexedScene, KnownScene
 from catalog.registry import collection_keys
-from catalog.scene import Scene
+from catalog.scene import Scene, scene_from_json, scene_to_json
 from catalog.tiles import BOX, grow_tiles
 
 
@@ -100,8 +100,8 @@ def known_scenes(
     known: dict[str, KnownScene] = {}
     failures: dict[str, KnownScene] = {}
     for item_id, *values, names, is_failure in connection.execute(union_all(scenes, unreadable)):
-        found = KnownScene(*values, frozenset((names or "").split()))
-        (failures if is_failure else known)[item_id] = found
+        values.append(frozenset((names or "").split()))
+        (failures if is_failure else known)[item_id] = KnownScene(*values)
     for item_id, found in failures.items():
         before = known.get(item_id)
         if before is not None:
@@ -129,7 +129,7 @@ def record_pending(
 
     A scene without a place in the store takes the item's metadata and is
     ``pending``. One that has a place keeps it with its metadata and stays
-    ``indexed`` (``pending`` if it was withdrawn); only ``wanted_sha256`` changes.
+    ``indexed`` (``pending`` if it was withdrawn); only what is wanted changes.
     Another item than the last that failed starts with no attempts behind it.
 
     Raises:
@@ -151,13 +151,34 @@ def record_pending(
     rows = [
         _described(scene, collections[scene.collection])
         | shared
-        | {"wanted_sha256": scene.item_sha256}
+        | {"wanted_sha256": scene.item_sha256, "wanted": scene_to_json(scene)}
         for scene in batch.values()
     ]
     connection.execute(_pending_statement(connection.dialect.name), rows)
     grow_tiles(connection, batch.values())
     for name, key in collections.items():
         forget_failures(connection, repository_id, key, [item for of, item in batch if of == name])
+
+
+def wanted_scenes(
+    connection: Connection, repository_id: int, collection: str, ids: Iterable[str]
+) -> dict[str, Scene]:
+    """Those of the items whose indexing is outstanding, as they were when it was begun."""
+    statement = (
+        select(SCENES.c.item_id, SCENES.c.wanted)
+        .join(COLLECTIONS, COLLECTIONS.c.id == SCENES.c.collection_id)
+        .where(
+            SCENES.c.repository_id == repository_id,
+            COLLECTIONS.c.name == collection,
+            SCENES.c.wanted_sha256.is_not(None),
+            one_of(SCENES.c.item_id, list(ids)),
+        )
+    )
+    return {
+        item_id: scene_from_json(wanted)
+        for item_id, wanted in connection.execute(statement)
+        if wanted is not None
+    }
 
 
 def record_indexed(
@@ -229,6 +250,7 @@ def record_indexed(
                 "href_prefix": common_directory([file.href for file in indexed.files]),
                 "crawl_id": crawl,
                 "wanted_sha256": None,
+                "wanted": None,
                 "attempts": 0,
                 "last_error": None,
                 "next_attempt_at": None,
@@ -284,7 +306,7 @@ def _pending_statement(dialect: str) -> Any:
         for name in (*_SAME, *BOX, "warnings", "recorded_at", "crawl_id")
     }
     changes["status"] = case((old.status == "indexed", old.status), else_="pending")
-    changes["wanted_sha256"] = new.wanted_sha256
+    changes["wanted_sha256"], changes["wanted"] = new.wanted_sha256, new.wanted
     changes["attempts"] = case((again, old.attempts), else_=0)
     changes["last_error"] = case((again, old.last_error), else_=null())
     changes["next_attempt_at"] = case((again, old.next_attempt_at), else_=null())

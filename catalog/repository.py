@@ -50,6 +50,8 @@ class Snapshot:
     parent_id: str
     written_at: datetime
     """Aware, UTC."""
+    scenes: tuple[str, ...]
+    """Item ids it wrote."""
 
 
 class Repository:
@@ -209,7 +211,8 @@ class Repository:
                 return found[::-1]
             if info.parent_id is None:
                 break
-            found.append(Snapshot(info.id, info.parent_id, info.written_at))
+            scenes = tuple(info.metadata.get("scenes", ()))
+            found.append(Snapshot(info.id, info.parent_id, info.written_at, scenes))
         if since is not None:
             raise StoreError(
                 f"branch {branch} of {self.location} does not hold snapshot {since}, which the "

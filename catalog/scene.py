@@ -6,7 +6,8 @@ Values only; ``item.py`` makes them from documents.
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +72,37 @@ class Scene:
     """Hex SHA-256 of the item as served: its JSON with sorted keys, no white space, UTF-8."""
     assets: tuple[Asset, ...]
     """One per band, in the order of ``bands.BANDS``."""
+
+
+_TIMES = ("datetime", "created", "updated")
+
+
+def scene_to_json(scene: Scene) -> dict[str, Any]:
+    """``scene`` as plain JSON values: times as ISO 8601, the footprint as hex."""
+    document = asdict(scene) | {"footprint": scene.footprint.hex()}
+    for name in _TIMES:
+        moment = document[name]
+        document[name] = None if moment is None else moment.isoformat()
+    return document
+
+
+def scene_from_json(document: dict[str, Any]) -> Scene:
+    """The inverse of ``scene_to_json``."""
+    fields = dict(document)
+    for name in _TIMES:
+        fields[name] = None if fields[name] is None else dt.datetime.fromisoformat(fields[name])
+    assets = [
+        Asset(
+            **asset | {name: asset[name] and tuple(asset[name]) for name in ("shape", "transform")}
+        )
+        for asset in fields["assets"]
+    ]
+    return Scene(
+        **fields
+        | {
+            "assets": tuple(assets),
+            "bbox": tuple(fields["bbox"]),
+            "footprint": bytes.fromhex(fields["footprint"]),
+            "warnings": tuple(fields["warnings"]),
+        }
+    )

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
-from catalog import database, registry
+from sqlalchemy import Engine
+
+from catalog import database, lease, registry
 from catalog.crawl import Crawl, Report
 from catalog.errors import CatalogError
+from catalog.header import HeaderReader
 from catalog.models import REVISION
+from catalog.recovery import Recovered, recover
 from catalog.repository import Repository
 from catalog.settings import Settings
+from catalog.upkeep import Upkeep, maintain
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,22 +65,15 @@ def open_crawl(
     concurrency: int = 32,
     dry_run: bool = False,
     on_progress: Callable[[Report], None] | None = None,
+    wait: float | None = 0.0,
 ) -> Crawl:
-    """A crawl over what ``settings`` name.
+    """A crawl over what ``settings`` name; its arguments are those of ``Crawl``.
 
     Raises:
         ConfigError: there is no catalog or repository yet, it is at another revision, or the
             repository is not one of cogcat's.
     """
-    engine = database.open_engine(settings.database)
-    try:
-        database.check_revision(engine)
-        repository = Repository.open(
-            settings.repository, settings.sources, settings.repository_options
-        )
-    except CatalogError:
-        engine.dispose()
-        raise
+    engine, repository = open_catalog(settings)
     return Crawl(
         engine,
         repository,
@@ -82,4 +82,72 @@ def open_crawl(
         concurrency=concurrency,
         dry_run=dry_run,
         on_progress=on_progress,
+        wait=wait,
     )
+
+
+def open_catalog(settings: Settings) -> tuple[Engine, Repository]:
+    """Database and repository as ``settings`` name them, for writing.
+
+    Raises:
+        ConfigError: as ``open_crawl``.
+    """
+    engine = database.open_engine(settings.database)
+    try:
+        database.check_revision(engine)
+        return engine, Repository.open(
+            settings.repository, settings.sources, settings.repository_options
+        )
+    except CatalogError:
+        engine.dispose()
+        raise
+
+
+def repair(settings: Settings, *, wait: float | None = 0.0) -> Recovered:
+    """Records what crawls that died had committed; the first thing every crawl does.
+
+    Raises:
+        ConfigError: as ``open_crawl``.
+        BusyError: a crawl is writing.
+        StoreError: the repository is not the one the catalog records.
+    """
+    engine, repository = open_catalog(settings)
+    try:
+        key = _register(engine, repository)
+        with lease.held(engine, key, wait=wait):
+            return asyncio.run(
+                recover(engine, repository, key, HeaderReader(settings.sources), None)
+            )
+    finally:
+        engine.dispose()
+
+
+def keep_up(
+    settings: Settings, *, keep: timedelta, dry_run: bool = False, wait: float | None = 0.0
+) -> Upkeep:
+    """``upkeep.maintain`` under a lease, after ``repair``.
+
+    Raises:
+        ConfigError, BusyError, StoreError: as ``repair``.
+    """
+    engine, repository = open_catalog(settings)
+    try:
+        key = _register(engine, repository)
+        with lease.held(engine, key, wait=wait) as held:
+            asyncio.run(recover(engine, repository, key, HeaderReader(settings.sources), None))
+            return maintain(
+                engine,
+                repository,
+                key,
+                held,
+                keep=keep,
+                options=settings.repository_options,
+                dry_run=dry_run,
+            )
+    finally:
+        engine.dispose()
+
+
+def _register(engine: Engine, repository: Repository) -> int:
+    with database.write_transaction(engine) as connection:
+        return registry.register_repository(connection, repository.id, repository.location)

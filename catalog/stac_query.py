@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -26,6 +27,7 @@ from catalog.parse import (
     parse_cloud_cover,
     parse_collection,
     parse_datetime,
+    parse_instant,
     parse_item_id,
     parse_limit,
     parse_several,
@@ -53,6 +55,9 @@ class StacQuery:
     """Item ids; any of them. Empty for all."""
     limit: int | None = None
     """Stop after so many matching items."""
+    updated_since: dt.datetime | None = None
+    """Aware; items whose ``updated`` is earlier do not match, those without one do. Not part of
+    what is saved: a watch's own watermark gives it."""
 
     @classmethod
     def parse(
@@ -94,7 +99,8 @@ class StacQuery:
 
     def as_dict(self) -> dict[str, Any]:
         """The parts that were asked, as JSON: ``StacQuery.parse(**q.as_dict()) == q``."""
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        names = [field.name for field in fields(self) if field.name != "updated_since"]
+        parts = {name: getattr(self, name) for name in names}
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in parts.items()
@@ -127,6 +133,12 @@ def item_judge(query: StacQuery) -> Callable[[Mapping[str, Any]], str | None]:
             cover = finite(properties.get("eo:cloud_cover"))
             if cover is None or cover > query.max_cloud_cover:
                 return "max_cloud_cover"
+        if query.updated_since is not None and isinstance(properties, Mapping):
+            try:
+                if parse_instant(str(properties.get("updated"))) < query.updated_since:
+                    return "updated_since"
+            except ValueError:
+                pass  # it does not say, so it may have changed
         try:
             if tiles and tile_of_item(item) not in tiles:
                 return "tiles"

@@ -247,6 +247,8 @@ class _Filters:
     """``filter`` (CQL2 as JSON), ``query``, or None."""
     tile_property: str | None
     cloud_property: str | None
+    updated_since: str | None
+    """RFC 3339; None where it was not asked, or where items do not say when they changed."""
     complete: bool
     """Nothing that was asked is left for us to check alone."""
 
@@ -263,9 +265,13 @@ class _Filters:
         One item is fetched to see: asking for a property that a catalog does not have
         finds nothing, without an error.
         """
-        wanted = bool(query.tiles) or query.max_cloud_cover is not None
+        wanted = (
+            bool(query.tiles)
+            or query.max_cloud_cover is not None
+            or query.updated_since is not None
+        )
         if not wanted or query.ids:
-            return cls(None, None, None, complete=not wanted)
+            return cls(None, None, None, None, complete=not wanted)
         classes = client.get_conforms_to()
         if client.conforms_to("FILTER") and any("cql2-json" in name for name in classes):
             extension = "filter"
@@ -277,7 +283,7 @@ class _Filters:
                 "item by item",
                 _home(client),
             )
-            return cls(None, None, None, complete=False)
+            return cls(None, None, None, None, complete=False)
         properties: Any = None
         for box in boxes:
             page = next(_pages(client, transport, _asked(query, box, ()), 1), [])
@@ -291,6 +297,9 @@ class _Filters:
             extension,
             tile if query.tiles else None,
             cloud if query.max_cloud_cover is not None else None,
+            format_datetime(query.updated_since)
+            if query.updated_since and "updated" in properties
+            else None,
             complete=bool(tile or not query.tiles) and bool(cloud or query.max_cloud_cover is None),
         )
 
@@ -304,6 +313,8 @@ class _Filters:
                 asked[self.tile_property] = {"eq": names[0]} if len(names) == 1 else {"in": names}
             if self.cloud_property:
                 asked[self.cloud_property] = {"lte": max_cloud_cover}
+            if self.updated_since:
+                asked["updated"] = {"gte": self.updated_since}
             return {"query": asked} if asked else {}
         clauses: list[dict[str, Any]] = []
         if self.tile_property and names:
@@ -317,6 +328,9 @@ class _Filters:
             clauses.append(
                 {"op": "<=", "args": [{"property": self.cloud_property}, max_cloud_cover]}
             )
+        if self.updated_since:
+            since = {"timestamp": self.updated_since}
+            clauses.append({"op": ">=", "args": [{"property": "updated"}, since]})
         if not clauses:
             return {}
         expression = clauses[0] if len(clauses) == 1 else {"op": "and", "args": clauses}

@@ -7,10 +7,12 @@ A process that dies in between leaves work for the next run and nothing else.
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import icechunk
 import obstore
@@ -143,7 +145,7 @@ def _remove_copies(
     store = open_objects(repository.location, options)
     entries = [meta for page in obstore.list(store, COPIES) for meta in page]
     chain: set[str] = set()
-    name = repository.icechunk.inspect_repo_info().get("repo_before_updates")
+    name = asyncio.run(_info(repository.icechunk)).get("repo_before_updates")
     while name and name not in chain:
         chain.add(name)
         name = _before(bytes(obstore.get(store, COPIES + name).bytes()))
@@ -164,5 +166,10 @@ def _before(info: bytes) -> str | None:
     with tempfile.TemporaryDirectory() as directory:
         Path(directory, "repo").write_bytes(info)
         copy = icechunk.Repository.open(icechunk.local_filesystem_storage(directory))
-        found: str | None = copy.inspect_repo_info().get("repo_before_updates")
+        found: str | None = asyncio.run(_info(copy)).get("repo_before_updates")
         return found
+
+
+async def _info(repository: icechunk.Repository) -> dict[str, Any]:
+    # Its synchronous form keeps the GIL while it waits for the storage (icechunk 2.3).
+    return await repository.inspect_repo_info_async()

@@ -203,7 +203,7 @@ def steps(work: Path, stac: str, source: Source) -> None:
     rows.append(("commit", spent))
 
     def record() -> None:
-        from catalog.crawl import _indexed, _Ready
+        from catalog.recovery import indexed_scene
 
         with write_transaction(engine) as connection:
             key = registry.register_repository(connection, repository.id, repository.location)
@@ -218,7 +218,8 @@ def steps(work: Path, stac: str, source: Source) -> None:
                 done.written_at,
             )  # fmt: skip
             ready = [
-                _indexed(_Ready(scenes[n], references[n], tuple(headers[n])), done) for n in batch
+                indexed_scene(scenes[n], references[n], headers[n], done.placements[scenes[n].id])
+                for n in batch
             ]
             with write_transaction(engine) as connection:
                 records.record_indexed(connection, key, made, ready, crawl)

@@ -40,7 +40,7 @@ from catalog.demo.archive import build_archive
 from catalog.demo.cogs import write_cog
 from catalog.demo.faults import Fault
 from catalog.errors import BusyError, ConfigError, SourceError, StoreError
-from catalog.setup import open_crawl
+from catalog.setup import open_crawl, repair
 
 pytest_plugins = ["stacks"]
 
@@ -735,6 +735,44 @@ def test_a_crawl_that_raises_anywhere_is_completed_by_the_next(
     assert stack.crawl(bands=bands).indexed == 0
 
 
+def test_a_commit_whose_files_have_changed_since_is_not_adopted(
+    own_files: Path, stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question: dict[str, Any] = {"bands": ["scl"], "tiles": ["10TFR"], "datetime": DATES[0]}
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "record_indexed", dying(records.record_indexed, after=False))
+        with pytest.raises(Died):
+            stack.crawl(**question)
+    item = item_at(stack, "10TFR", DATES[0])
+    stack.server.misbehave(item["assets"]["scl"]["href"], status=404)
+    mended = repair(stack.settings)
+    assert (mended.commits, mended.scenes, mended.pending) == (1, 0, 1)
+    stack.server.faults.reset()
+    report = stack.crawl(**question)
+    assert (report.recovered, report.indexed) == (0, 1)
+    assert_agree(stack, 1)
+    with stack.connect() as cat:
+        assert cat.scene(item["id"]).time_index == 0
+
+
+def test_repair_records_what_a_crawl_committed_without_any_question(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert repair(stack.settings).commits == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "record_indexed", dying(records.record_indexed, after=False))
+        with pytest.raises(Died):
+            stack.crawl(bands=["scl"], tiles=["10TFR"])
+    done = stack.cli("repair", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == {
+        "branches": 1, "commits": 1, "scenes": len(DATES), "pending": 0, "requests": len(DATES),
+    }  # fmt: skip
+    assert_agree(stack, len(DATES))
+    assert "nothing to mend" in stack.cli("repair").stdout
+    assert stack.crawl(bands=["scl"], tiles=["10TFR"]).unchanged == len(DATES)
+
+
 def test_a_commit_that_was_not_recorded_is_adopted_before_the_next(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -743,11 +781,18 @@ def test_a_commit_that_was_not_recorded_is_adopted_before_the_next(
         patch.setattr(records, "record_indexed", dying(records.record_indexed, after=False))
         with pytest.raises(Died):
             stack.crawl(bands=["scl"], tiles=["10TFR"], datetime=DATES[0])
-    report = stack.crawl(bands=["scl"], tiles=["10TFR"], datetime=DATES[1])
-    assert report.indexed == 1
     with stack.connect() as cat:
         assert cat.search(status="pending").ids() == [item_at(stack, "10TFR", DATES[0])["id"]]
-        assert [scene.time_index for scene in cat.search()] == [1]
+    report = stack.crawl(bands=["scl"], tiles=["10TFR"], datetime=DATES[1])
+    assert (report.recovered, report.indexed, report.requests) == (1, 1, 2)
+    with stack.connect() as cat:
+        assert cat.search(status="pending").count() == 0
+        assert [scene.time_index for scene in cat.search(sort="datetime")] == [0, 1]
+        # As if the crawl had lived: what only its item said is there too.
+        item = item_at(stack, "10TFR", DATES[0])
+        scene = cat.scene(item["id"])
+        assert scene.assets["scl"].checksum == item["assets"]["scl"]["file:checksum"]
+        assert scene.cloud_cover == item["properties"]["eo:cloud_cover"]
     stack.crawl(bands=["scl"], tiles=["10TFR"])
     assert_agree(stack, len(DATES))
     with stack.connect() as cat:
@@ -787,16 +832,18 @@ main(["crawl", "--stac", stac, "--config", config, "--bands", "scl", "--json"])
 
 
 @pytest.mark.parametrize(
-    ("point", "indexed"),
+    ("point", "indexed", "recovered"),
     [
-        ("pending recorded", 0),
-        ("committing", 0),
-        ("committed", 0),
-        ("recording", 0),
-        ("one tile recorded", len(DATES)),
+        ("pending recorded", 0, 0),
+        ("committing", 0, 0),
+        ("committed", 0, len(DATES)),
+        ("recording", 0, len(DATES)),
+        ("one tile recorded", len(DATES), 0),
     ],
 )
-def test_a_killed_crawl_is_completed_by_the_next(stack: Stack, point: str, indexed: int) -> None:
+def test_a_killed_crawl_is_completed_by_the_next(
+    stack: Stack, point: str, indexed: int, recovered: int
+) -> None:
     killed = subprocess.run(
         [sys.executable, "-c", KILLER, point, str(stack.config), stack.server.stac_url],
         capture_output=True,
@@ -808,9 +855,11 @@ def test_a_killed_crawl_is_completed_by_the_next(stack: Stack, point: str, index
     with stack.connect() as cat:
         assert cat.search().count() == indexed
         assert cat.search(status="pending").count() == SCENES - indexed
+    # At once: the lease of a process that is no more need not be waited for.
     report = stack.crawl(bands=["scl"])
-    assert (report.new, report.indexed, report.unchanged) == (
-        SCENES - indexed, SCENES - indexed, indexed,
+    done = indexed + recovered
+    assert (report.recovered, report.new, report.indexed, report.unchanged) == (
+        recovered, SCENES - done, SCENES - done, done,
     )  # fmt: skip
     assert_agree(stack, SCENES)
     outcomes = stack.rows("SELECT outcome FROM crawls ORDER BY id")

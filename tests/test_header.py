@@ -546,6 +546,32 @@ def test_a_chain_of_directories_that_bites_its_tail(server: ArchiveServer, good:
     assert_refused(server, "loop.tif", "its image directories form a loop")
 
 
+@pytest.mark.parametrize(
+    ("tag", "value", "reason"),
+    [
+        (317, 3, "predictor 3 is not supported"),
+        (259, 9999, "compression 9999 is not supported"),
+        (256, 0, "an image of 200 rows and 0 columns"),
+        (322, 0, "tiles of 64 rows and 0 columns"),
+        (322, 128, "its table lists 16 tiles and 16 sizes, an image of this size has 8"),
+        (277, 2, "its overviews have another number or type of samples"),
+    ],
+)
+def test_a_field_that_cannot_be_meant(
+    server: ArchiveServer, good: bytes, tag: int, value: int, reason: str
+) -> None:
+    content = bytearray(good)
+    first = int.from_bytes(content[4:8], "little")
+    for at in range(first + 2, first + 300, 12):
+        if int.from_bytes(content[at : at + 2], "little") == tag:
+            content[at + 8 : at + 10] = value.to_bytes(2, "little")
+            break
+    else:
+        pytest.fail(f"no field {tag}")
+    server.archive.files.joinpath("field.tif").write_bytes(content)
+    assert_refused(server, "field.tif", reason)
+
+
 def test_a_count_that_nobody_can_allocate(server: ArchiveServer, good: bytes) -> None:
     """Believed, it would end the process."""
     content = bytearray(good)

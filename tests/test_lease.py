@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 import threading
 import time
 from datetime import timedelta
@@ -80,8 +83,8 @@ def test_it_is_renewed_for_as_long_as_it_is_held(engine: Engine, repository_id: 
 
 
 def test_that_of_a_dead_crawl_expires(engine: Engine, repository_id: int) -> None:
-    assert leases._acquire(engine, repository_id, "dead:1:x", SHORT) is None
-    with pytest.raises(BusyError, match="dead:1"), leases.held(engine, repository_id):
+    assert leases._acquire(engine, repository_id, "dead:host:1:x", SHORT) is None
+    with pytest.raises(BusyError, match="dead, process 1"), leases.held(engine, repository_id):
         pass
     with leases.held(engine, repository_id, wait=5) as mine:
         assert rows(engine) == [mine.holder]
@@ -90,12 +93,12 @@ def test_that_of_a_dead_crawl_expires(engine: Engine, repository_id: int) -> Non
 def test_a_holder_learns_that_it_was_taken(engine: Engine, repository_id: int) -> None:
     with leases.held(engine, repository_id, ttl=SHORT) as held:
         with write_transaction(engine) as connection:
-            connection.execute(update(LEASES).values(holder="thief:2:y"))
+            connection.execute(update(LEASES).values(holder="thief::2:y"))
         time.sleep(SHORT.total_seconds())
         with pytest.raises(BusyError, match="taken"):
             held.check()
     # Another's lease is not given back.
-    assert rows(engine) == ["thief:2:y"]
+    assert rows(engine) == ["thief::2:y"]
     with write_transaction(engine) as connection:
         connection.execute(delete(LEASES))
 
@@ -106,7 +109,7 @@ def test_only_one_of_many_at_once_gets_it(engine: Engine, repository_id: int) ->
 
     def take(number: int) -> None:
         go.wait()
-        if leases._acquire(engine, repository_id, f"h:{number}:z", timedelta(minutes=1)) is None:
+        if leases._acquire(engine, repository_id, f"h::{number}:z", timedelta(minutes=1)) is None:
             got.append(str(number))
 
     threads = [threading.Thread(target=take, args=(number,)) for number in range(6)]
@@ -122,3 +125,32 @@ def test_repositories_do_not_block_each_other(engine: Engine, repository_id: int
 
     with leases.held(engine, repository_id), leases.held(engine, add_repository(engine, "b")):
         assert len(rows(engine)) == 2
+
+
+def test_that_of_a_killed_process_is_taken_at_once(engine: Engine, repository_id: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], stdout=subprocess.PIPE, check=True
+    )
+    dead = f"{socket.gethostname()}:{leases._processes()}:{int(done.stdout)}:x"
+    long = timedelta(hours=1)
+    assert leases._acquire(engine, repository_id, dead, long) is None
+    with leases.held(engine, repository_id) as mine:
+        assert rows(engine) == [mine.holder]
+
+
+def test_that_of_a_living_process_or_another_machine_is_not(
+    engine: Engine, repository_id: int
+) -> None:
+    here = leases._processes()
+    assert here
+    for holder in (
+        f"{socket.gethostname()}:{here}:1:x",
+        f"elsewhere:{here}:4194300:x",
+        f"{socket.gethostname()}:other-boot:4194300:x",
+        f"{socket.gethostname()}::4194300:x",
+    ):
+        assert leases._acquire(engine, repository_id, holder, timedelta(hours=1)) is None
+        with pytest.raises(BusyError), leases.held(engine, repository_id):
+            pass
+        with write_transaction(engine) as connection:
+            connection.execute(delete(LEASES))

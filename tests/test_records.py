@@ -22,7 +22,7 @@ from catalog.heads import branch_heads, branch_snapshots, branch_summary, tile_b
 from catalog.models import ASSETS, SCENE_REVISIONS, SCENES, SNAPSHOTS, TILES, Base
 from catalog.query import Query
 from catalog.recorded import AssetRecord, Commit, CrawlCounts, IndexedScene, KnownRepository
-from catalog.records import known_scenes, record_indexed, record_pending
+from catalog.records import known_scenes, record_indexed, record_pending, wanted_scenes
 from catalog.registry import (
     begin_crawl,
     finish_crawl,
@@ -31,7 +31,7 @@ from catalog.registry import (
     register_repository,
     register_sources,
 )
-from catalog.scene import Scene
+from catalog.scene import Scene, scene_to_json
 from catalog.selection import answer, count_statement, counted, statement
 from catalog.settings import BUILT_IN_SOURCES
 from catalog.status import status_counts
@@ -206,9 +206,12 @@ def test_a_changed_scene_stays_as_it_was_until_it_is_indexed_again(engine: Engin
         record_pending(connection, repository, [new], crawl, now=NOW)
         known = known_scenes(connection, repository, C1, [old.id])[old.id]
         assert status_counts(connection, repository).outdated == 1
+        # Enough to complete it without its item.
+        assert wanted_scenes(connection, repository, C1, [old.id, "other"]) == {old.id: new}
     # Old pixels with the new offset would be wrong reflectance.
     now = dict(_rows(engine)[old.id])
-    assert now == dict(was) | {"wanted_sha256": "02" * 32}
+    wanted = {"wanted_sha256": "02" * 32, "wanted": scene_to_json(new)}
+    assert now == dict(was) | wanted
     assert (known.status, known.item_sha256, known.wanted_sha256) == (
         "indexed",
         "01" * 32,
@@ -225,7 +228,8 @@ def test_a_changed_scene_stays_as_it_was_until_it_is_indexed_again(engine: Engin
         record_indexed(connection, repository, _commit("SNAP2", "SNAP1"), again, crawl, now=NOW)
     now = _rows(engine)[old.id]
     assert (now["baseline"], now["boa_offset"], now["revision"]) == ("05.00", -1000, 2)
-    assert (now["attempts"], now["last_error"], now["wanted_sha256"]) == (0, None, None)
+    assert (now["attempts"], now["last_error"]) == (0, None)
+    assert (now["wanted_sha256"], now["wanted"]) == (None, None)
     with read_transaction(engine) as connection:
         (earlier,) = connection.execute(select(SCENE_REVISIONS)).mappings()
         assert set(connection.execute(select(ASSETS.c.etag)).scalars()) == {'"f"'}

@@ -841,6 +841,8 @@ location, scene, branch, commits = sys.argv[1:]
 repository = Repository.open(location)
 with open(scene, "rb") as file:
     made = pickle.load(file)
+print("ready", flush=True)
+sys.stdin.readline()
 for number in range(int(commits)):
     written = write_batch(
         repository, branch, collection="c", tile="t", crawl="x",
@@ -857,11 +859,19 @@ def test_two_processes_lose_nothing(source: Source, empty: Repository, tmp_path:
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", WRITER, empty.location, scene, branch, "20"],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         for branch in ("c/one", "c/two")
     ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
     printed = [process.communicate()[0].split() for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     repository = Repository.open(empty.location)

@@ -169,11 +169,12 @@ class ArchiveServer:
 
     async def _close(self) -> None:
         self._listener.close()
-        for connection in list(self._connections):
-            connection.abort()
-        # Aborted transports close their sockets in the loop's next turn.
-        await asyncio.sleep(0)
-        await self._listener.wait_closed()
+        closed = asyncio.ensure_future(self._listener.wait_closed())
+        while not closed.done():
+            # A connection just accepted shows itself only in one of the loop's next turns.
+            for connection in list(self._connections):
+                connection.abort()
+            await asyncio.wait([closed], timeout=0.01)
 
     def _handle(self, request: Request) -> Reply:
         fault = self.faults.of(request)

@@ -185,6 +185,7 @@ def upgrade() -> None:
         sa.Column("epsg", sa.Integer(), nullable=False),
         sa.Column("href_prefix", sa.String(), nullable=False),
         sa.Column("wanted_sha256", sa.LargeBinary(), nullable=True),
+        sa.Column("wanted", DOCUMENT, nullable=True),
         sa.Column("attempts", sa.SmallInteger(), nullable=False),
         sa.Column("last_error", sa.String(), nullable=True),
         sa.Column("next_attempt_at", INSTANT, nullable=True),

@@ -1,0 +1,457 @@
+"""The operator's commands: crawl, watch, repair, maintain."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from catalog.bands import band_names
+from catalog.cli_options import (
+    FAILED,
+    INTERRUPTED,
+    USAGE,
+    Command,
+    Group,
+    err,
+    geometry,
+    json_option,
+    print_json,
+    print_table,
+    settings_options,
+    where_options,
+)
+from catalog.errors import UsageError
+from catalog.json_values import plain
+from catalog.settings import DEFAULT_COLLECTION, EARTH_SEARCH, load_settings
+
+COUNTS = (
+    "found", "new", "changed", "unchanged", "indexed", "failed", "withdrawn", "commits",
+    "requests", "seconds",
+)  # fmt: skip
+
+
+def _wait_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--wait",
+        type=float,
+        metavar="SECONDS",
+        is_flag=False,
+        flag_value=float("inf"),
+        help="Wait for a crawl that holds the repository; without SECONDS, as long as it takes.",
+    )(command)
+
+
+def _query_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What crawl asks and watch saves."""
+    command = click.option("--bands", metavar="LIST", help="Such as red,nir,scl [all].")(command)
+    command = where_options(command)
+    return click.option("--stac", metavar="URL", help="STAC API to search [Earth Search].")(command)
+
+
+@click.command(cls=Command)
+@_query_options
+@click.option("--items", metavar="FILE", help="Items from a JSON or NDJSON file, not an API.")
+@click.option("--watch", metavar="NAME", help="Run this watch; without a query, all of them run.")
+@click.option("--full", is_flag=True, help="Watches from their beginning, not their watermark.")
+@click.option("--concurrency", type=click.IntRange(1, 512), default=32, show_default=True,
+              help="Header requests in flight.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Say what would be done; read no file.")
+@click.option("--metrics", metavar="FILE", type=click.Path(path_type=Path),
+              help="Write Prometheus text-file metrics there.")  # fmt: skip
+@_wait_option
+@settings_options
+@json_option
+def crawl(
+    stac: str | None,
+    bands: str | None,
+    items: str | None,
+    watch: str | None,
+    full: bool,
+    concurrency: int,
+    dry_run: bool,
+    metrics: Path | None,
+    wait: float | None,
+    database: str | None,
+    repository: str | None,
+    config: str | None,
+    as_json: bool,
+    **where: Any,
+) -> None:
+    """Search a STAC API and index what is new or changed: one small GET per file, no pixels.
+
+    Without a query it runs every watch from where it has got to: the line for cron.
+    """
+    from catalog.item_file import read_items
+    from catalog.setup import open_crawl
+    from catalog.stac_query import matching
+    from catalog.stac_search import search_items
+
+    settings = load_settings(database=database, repository=repository, config=config)
+    how: dict[str, Any] = {"concurrency": concurrency, "dry_run": dry_run, "wait": _patience(wait)}
+    asked = any(value not in (None, ()) for value in where.values())
+    if not (asked or stac or items or bands) or watch is not None:
+        if asked or stac or items or bands:
+            raise UsageError("--watch has its own query: give it none here")
+        _run_watches(settings, watch, full=full, metrics=metrics, as_json=as_json, **how)
+        return
+    query = _query(where, default=None if items else DEFAULT_COLLECTION)
+    api = None if items else (stac or EARTH_SEARCH)
+    names = _bands(bands)
+    with (
+        _progress(enabled=not as_json) as show,
+        open_crawl(settings, bands=names, on_progress=show, **how) as work,
+    ):
+        documents = matching(read_items(items), query) if items else search_items(str(api), query)
+        kept = query.as_dict() | {"stac": api, "items": items, "bands": names}
+        kept = {key: value for key, value in kept.items() if value is not None}
+        with _stopping() as running:
+            running(work.stop)
+            report = work.run(documents, query=kept, collection=query.collection, stac=api)
+    _write_metrics(metrics, {"": report})
+    if as_json:
+        print_json(_json(report))
+    else:
+        click.echo(_sentence(report, dry_run))
+    _leave(report.interrupted, report.failed)
+
+
+def _run_watches(
+    settings: Any,
+    name: str | None,
+    *,
+    full: bool,
+    metrics: Path | None,
+    as_json: bool,
+    dry_run: bool,
+    **how: Any,
+) -> None:
+    from catalog import watches
+    from catalog.cron import run_all
+    from catalog.database import read_transaction
+    from catalog.setup import open_catalog
+
+    engine, _ = open_catalog(settings)
+    try:
+        with read_transaction(engine) as connection:
+            chosen = (
+                watches.list_watches(connection)
+                if name is None
+                else [watches.get_watch(connection, name)]
+            )
+        if not chosen:
+            raise UsageError(
+                "no query and no watch: give a filter such as --tile 10TFR, or save one with "
+                "`cogcat watch add`"
+            )
+        with _progress(enabled=not as_json) as show, _stopping() as running:
+            runs = run_all(
+                settings, engine, chosen, full=full, dry_run=dry_run, on_progress=show,
+                on_start=running, **how,
+            )  # fmt: skip
+    finally:
+        engine.dispose()
+    reports = {run.watch: run.report for run in runs if run.report is not None}
+    _write_metrics(metrics, reports)
+    if as_json:
+        documents = {
+            run.watch: _json(run.report) if run.report else {"error": str(run.error)}
+            for run in runs
+        }
+        sums = {key: sum(getattr(report, key) for report in reports.values()) for key in COUNTS}
+        print_json({**sums, "watches": documents})
+    for run in runs:
+        if run.report is None:
+            click.echo(f"cogcat: watch {run.watch}: {run.error}", err=True)
+        elif not as_json:
+            click.echo(f"{run.watch}: {_sentence(run.report, dry_run)}")
+    interrupted = any(report.interrupted for report in reports.values())
+    if not interrupted and any(run.error for run in runs):
+        sys.exit(USAGE)
+    _leave(interrupted, sum(report.failed for report in reports.values()))
+
+
+@click.group(cls=Group)
+def watch() -> None:
+    """Saved crawl queries, which `cogcat crawl` runs one after another."""
+
+
+@watch.command("add")
+@click.argument("name")
+@_query_options
+@settings_options
+def watch_add(
+    name: str,
+    stac: str | None,
+    bands: str | None,
+    database: str | None,
+    repository: str | None,
+    config: str | None,
+    **where: Any,
+) -> None:
+    """Save a query as NAME; one of that name is replaced and starts anew."""
+    from catalog.watches import save_watch
+
+    query = _query(where, default=DEFAULT_COLLECTION)
+    kept: dict[str, Any] = query.as_dict() | {"stac": stac or EARTH_SEARCH}
+    if bands:
+        kept["bands"] = list(_bands(bands) or ())
+    with _writing(database, repository, config) as connection:
+        save_watch(connection, name, kept)
+    click.echo(f"watch {name} saved; `cogcat crawl` runs it")
+
+
+@watch.command("list")
+@settings_options
+@json_option
+def watch_list(
+    database: str | None, repository: str | None, config: str | None, as_json: bool
+) -> None:
+    """Every watch: its query, how far it has got, when it last ended well."""
+    from catalog.watches import list_watches
+
+    with _writing(database, repository, config) as connection:
+        found = list_watches(connection)
+    if as_json:
+        print_json([plain(saved) for saved in found])
+    elif found:
+        print_table(
+            ("watch", "watermark", "last done", "query"),
+            [
+                (
+                    saved.name,
+                    plain(saved.watermark),
+                    plain(saved.last_finished_at),
+                    " ".join(f"{key}={value}" for key, value in saved.query.items()),
+                )
+                for saved in found
+            ],
+        )
+
+
+@watch.command("remove")
+@click.argument("name")
+@settings_options
+def watch_remove(
+    name: str, database: str | None, repository: str | None, config: str | None
+) -> None:
+    """Forget the watch NAME; what it indexed stays."""
+    from catalog.watches import remove_watch
+
+    with _writing(database, repository, config) as connection:
+        remove_watch(connection, name)
+    click.echo(f"watch {name} removed")
+
+
+@click.command(cls=Command)
+@_wait_option
+@settings_options
+@json_option
+def repair(
+    wait: float | None,
+    database: str | None,
+    repository: str | None,
+    config: str | None,
+    as_json: bool,
+) -> None:
+    """Record what a crawl that died had committed. Every crawl does this first."""
+    from catalog.setup import repair as mend
+
+    settings = load_settings(database=database, repository=repository, config=config)
+    done = mend(settings, wait=_patience(wait))
+    if as_json:
+        print_json(asdict(done))
+    elif not done.commits:
+        click.echo("nothing to mend: repository and catalog have the same heads")
+    else:
+        click.echo(
+            f"{done.commits} commits on {done.branches} branches recorded: {done.scenes} scenes, "
+            f"{done.pending} left for the next crawl that meets them"
+        )
+
+
+@click.command(cls=Command)
+@click.option("--keep-days", type=click.FloatRange(min=0), default=365.0, show_default=True,
+              help="Snapshots younger than this still resolve afterwards.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Say what would be done.")
+@_wait_option
+@settings_options
+@json_option
+def maintain(
+    keep_days: float,
+    dry_run: bool,
+    wait: float | None,
+    database: str | None,
+    repository: str | None,
+    config: str | None,
+    as_json: bool,
+) -> None:
+    """Expire old snapshots, collect garbage, and remove old copies of the repository's info file.
+
+    Current scenes stay readable, at their branch's head; snapshot ids that are older no longer
+    resolve, and the catalog no longer names them.
+    """
+    from catalog.setup import keep_up
+
+    settings = load_settings(database=database, repository=repository, config=config)
+    done = keep_up(settings, keep=timedelta(days=keep_days), dry_run=dry_run, wait=_patience(wait))
+    if as_json:
+        print_json(asdict(done))
+        return
+    would = "would be " if dry_run else ""
+    objects = f"{done.objects_deleted} objects ({done.bytes_deleted / 1e6:.1f} MB)"
+    click.echo(
+        f"{done.expired} snapshots {would}expired, {done.kept} kept; {objects} and "
+        f"{done.copies_deleted} old info files {would}removed, {done.copies_kept} kept"
+    )
+
+
+def _query(where: Mapping[str, Any], *, default: str | None) -> Any:
+    from catalog.stac_query import StacQuery
+
+    return StacQuery.parse(
+        collection=where["collection"] or default,
+        tiles=where["tile"],
+        bbox=where["bbox"],
+        intersects=geometry(where["intersects"]),
+        datetime=where["datetime"],
+        max_cloud_cover=where["max_cloud_cover"],
+        ids=where["ids"],
+        limit=where["limit"],
+    )
+
+
+def _bands(text: str | None) -> tuple[str, ...] | None:
+    return band_names(part for part in text.split(",") if part) if text else None
+
+
+def _patience(wait: float | None) -> float | None:
+    """Seconds to wait; None for as long as it takes."""
+    return 0.0 if wait is None else None if wait == float("inf") else wait
+
+
+@contextmanager
+def _writing(database: str | None, repository: str | None, config: str | None) -> Iterator[Any]:
+    from catalog.database import check_revision, open_engine, write_transaction
+
+    settings = load_settings(database=database, repository=repository, config=config)
+    engine = open_engine(settings.database)
+    try:
+        check_revision(engine)
+        with write_transaction(engine) as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+def _json(report: Any) -> dict[str, Any]:
+    return {
+        **asdict(report.counts()),
+        "recovered": report.recovered,
+        "interrupted": report.interrupted,
+        "failures": [asdict(failure) for failure in report.failures],
+    }
+
+
+def _sentence(report: Any, dry_run: bool) -> str:
+    number = report.new + report.changed if dry_run else report.indexed
+    mended = f"{report.recovered} of a crawl that died recorded; " if report.recovered else ""
+    if not (number or report.failed):
+        return f"{mended}{report.found} scenes found, nothing to do: all are indexed as they are"
+    return (
+        f"{mended}{report.found} found: {report.new} new, {report.changed} changed, "
+        f"{report.unchanged} unchanged; {'would index' if dry_run else 'indexed'} {number}, "
+        f"{report.failed} failed; {report.commits} commits, {report.requests} requests, "
+        f"{report.seconds:.1f} s"
+    )
+
+
+def _leave(interrupted: bool, failed: int) -> None:
+    if interrupted:
+        click.echo("cogcat: interrupted; what is recorded stays, run it again to go on", err=True)
+        sys.exit(INTERRUPTED)
+    if failed:
+        sys.exit(FAILED)
+
+
+def _write_metrics(path: Path | None, reports: Mapping[str, Any]) -> None:
+    """For node_exporter's text-file collector: written beside and moved, so never half there."""
+    if path is None:
+        return
+    lines = []
+    for key in COUNTS:
+        lines.append(f"# TYPE cogcat_crawl_{key} gauge")
+        for name, report in reports.items():
+            label = f'{{watch="{name}"}}' if name else ""
+            lines.append(f"cogcat_crawl_{key}{label} {getattr(report, key)}")
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        beside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        raise UsageError(f"--metrics {path}: {error.strerror}") from error
+
+
+@contextmanager
+def _progress(enabled: bool) -> Iterator[Callable[[Any], None]]:
+    """A bar on a terminal; elsewhere the log lines of each commit say enough."""
+    if not (enabled and err.is_terminal):
+        yield lambda report: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.1f} scenes/s, {task.fields[failed]} failed"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task("crawling", total=None, rate=0.0, failed=0)
+
+        def show(report: Any) -> None:
+            done = report.unchanged + report.indexed + report.failed
+            elapsed = progress.tasks[task].elapsed or 0.0
+            rate = report.indexed / elapsed if elapsed else 0.0
+            progress.update(
+                task, completed=done, total=report.found, rate=rate, failed=report.failed
+            )
+
+        yield show
+
+
+@contextmanager
+def _stopping() -> Iterator[Callable[[Callable[[], None]], None]]:
+    """SIGINT and SIGTERM end the batch in hand, not the process; a second SIGINT does.
+
+    Gives a function that takes what stops the crawl that is running.
+    """
+    stops: list[Callable[[], None]] = []
+    stopped = False
+
+    def running(stop: Callable[[], None]) -> None:
+        stops[:] = [stop]
+        if stopped:
+            stop()
+
+    def handler(number: int, frame: Any) -> None:
+        nonlocal stopped
+        stopped = True
+        err.print("stopping after the batch in hand …")
+        for stop in stops:
+            stop()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {name: signal.signal(name, handler) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield running
+    finally:
+        for name, old in before.items():
+            signal.signal(name, old)

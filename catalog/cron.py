@@ -1,0 +1,134 @@
+"""Watches run one after another, each from where it has got to: what cron starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Engine
+
+from catalog import watches
+from catalog.crawl import Report
+from catalog.database import write_transaction
+from catalog.errors import BusyError, CatalogError
+from catalog.parse import format_datetime, parse_datetime
+from catalog.settings import Settings
+from catalog.setup import open_crawl
+from catalog.stac_query import StacQuery
+from catalog.stac_search import search_items
+from catalog.watches import Watch
+
+OVERLAP = timedelta(hours=1)
+"""Behind the watermark: an item may become visible later than its ``updated`` says."""
+LOOK_BACK = timedelta(days=30)
+"""Of acquisitions, where a source does not say when an item changed (Planetary Computer): scenes
+are published, and published anew, within weeks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How one watch went."""
+
+    watch: str
+    report: Report | None
+    """None where it did not come to a crawl."""
+    error: CatalogError | None
+
+
+def question(watch: Watch, *, full: bool = False) -> StacQuery:
+    """What to ask now: the watch's query from its watermark or look-back window on.
+
+    Args:
+        full: all that the query means, as in its first crawl.
+    """
+    saved = {key: value for key, value in watch.query.items() if key not in ("stac", "bands")}
+    query = StacQuery.parse(**saved)
+    if full or watch.last_finished_at is None:
+        return query
+    if watch.watermark is not None:
+        return replace(query, updated_since=watch.watermark - OVERLAP)
+    start, end = parse_datetime(query.datetime)
+    first = watch.last_finished_at - LOOK_BACK
+    if start is not None:
+        first = max(start, first)
+    if end is not None and end <= first:
+        return query  # all of it lies before the window: it is looked through again
+    last = ".." if end is None else format_datetime(end)
+    return replace(query, datetime=f"{format_datetime(first)}/{last}")
+
+
+def run_watch(
+    settings: Settings,
+    engine: Engine,
+    watch: Watch,
+    *,
+    full: bool = False,
+    concurrency: int = 32,
+    dry_run: bool = False,
+    wait: float | None = 0.0,
+    on_progress: Callable[[Report], None] | None = None,
+    on_start: Callable[[Callable[[], None]], None] | None = None,
+) -> Report:
+    """One crawl of a watch; its watermark moves on if the crawl ended well.
+
+    Args:
+        on_start: is given the function that stops the crawl.
+
+    Raises:
+        CatalogError: as ``Crawl.run``.
+    """
+    query = question(watch, full=full)
+    stac = str(watch.query["stac"])
+    crawl = open_crawl(
+        settings,
+        bands=watch.query.get("bands"),
+        concurrency=concurrency,
+        dry_run=dry_run,
+        wait=wait,
+        on_progress=on_progress,
+    )
+    with crawl:
+        if on_start is not None:
+            on_start(crawl.stop)
+        asked = query.as_dict() | {"stac": stac, "watch": watch.name}
+        if query.updated_since is not None:
+            asked["updated_since"] = format_datetime(query.updated_since)
+        report = crawl.run(
+            search_items(stac, query),
+            query=asked,
+            collection=query.collection,
+            stac=stac,
+            watch=watch.id,
+        )
+    if not (dry_run or report.interrupted):
+        mark = report.watermark
+        if mark is not None:
+            # A clock that is ahead at the source must not hide what comes after it.
+            mark = min(mark, datetime.now(UTC))
+        with write_transaction(engine) as connection:
+            watches.advance_watch(connection, watch.id, mark)
+    return report
+
+
+def run_all(
+    settings: Settings, engine: Engine, chosen: list[Watch], *, full: bool = False, **how: object
+) -> list[Run]:
+    """Runs watches in turn; one that fails does not keep the others from running.
+
+    Raises:
+        BusyError: another crawl holds the repository: none of them would get further.
+    """
+    runs: list[Run] = []
+    for watch in chosen:
+        try:
+            report = run_watch(settings, engine, watch, full=full, **how)  # type: ignore[arg-type]
+        except BusyError:
+            raise
+        except CatalogError as error:
+            runs.append(Run(watch.name, None, error))
+            continue
+        runs.append(Run(watch.name, report, None))
+        if report.interrupted:
+            break
+    return runs

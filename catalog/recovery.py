@@ -1,0 +1,165 @@
+"""What a crawl that died left behind: commits that are in the repository and not in SQL.
+
+The store says what is ingested. The commit names its items; the record of the intent says what
+each of them was to become; the files say which they are. Where all three agree the scene is
+recorded as if its crawl had lived. Where they do not (a file has changed, or is gone) it stays
+pending, and a crawl that meets it again writes it at the index its id already has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+
+from catalog import heads, records, registry
+from catalog.cube import SceneReferences, scene_references
+from catalog.cube_writer import Placement, cube_epsg, scene_ids, stored_refs_digest
+from catalog.database import read_transaction, write_transaction
+from catalog.errors import HeaderError, StoreError
+from catalog.header import Header, Reads
+from catalog.recorded import AssetRecord, Commit, IndexedScene
+from catalog.repository import Repository, Snapshot
+from catalog.scene import Scene
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What was mended."""
+
+    branches: int
+    """Whose head in the repository was ahead of the recorded one."""
+    commits: int
+    """That were not recorded."""
+    scenes: int
+    """Of those commits, recorded now."""
+    pending: int
+    """Of those commits, left for the next crawl that meets them."""
+    requests: int
+    """GET requests to files."""
+
+
+async def recover(
+    engine: Engine, repository: Repository, repository_id: int, reader: Reads, crawl: int | None
+) -> Recovered:
+    """Records every commit that is in the repository and not in SQL. Nothing to do is the rule,
+    and costs one look at the heads of both.
+
+    Raises:
+        StoreError: a branch that SQL records is not in the repository, or not with that history.
+    """
+    with read_transaction(engine) as connection:
+        recorded = heads.branch_heads(connection, repository_id)
+    there = await asyncio.to_thread(repository.branches)
+    if missing := sorted(set(recorded) - there):
+        raise StoreError(
+            f"{repository.location} has no branch {missing[0]}, which the catalog records: is "
+            "this the catalog's own repository?"
+        )
+    total = Recovered(0, 0, 0, 0, 0)
+    for branch in sorted(there):
+        head = await asyncio.to_thread(repository.head, branch)
+        since = recorded[branch].snapshot_id if branch in recorded else None
+        if head is None or head == since:
+            continue
+        history = await asyncio.to_thread(repository.history, branch, since=since)
+        if not history:
+            continue  # made, and nothing committed yet
+        scenes, pending, requests = await _record(
+            engine, repository, repository_id, reader, crawl, branch, history
+        )
+        log.warning(
+            "%s: %d commits of a crawl that died are recorded now: %d scenes, %d still pending",
+            branch, len(history), scenes, pending,
+        )  # fmt: skip
+        total = Recovered(
+            total.branches + 1,
+            total.commits + len(history),
+            total.scenes + scenes,
+            total.pending + pending,
+            total.requests + requests,
+        )
+    return total
+
+
+async def _record(
+    engine: Engine,
+    repository: Repository,
+    repository_id: int,
+    reader: Reads,
+    crawl: int | None,
+    branch: str,
+    history: Sequence[Snapshot],
+) -> tuple[int, int, int]:
+    collection, _, tile = branch.rpartition("/")
+    ids = list(dict.fromkeys(item for snapshot in history for item in snapshot.scenes))
+    store = repository.store(history[-1].id)
+    places = await asyncio.to_thread(scene_ids, store)
+    epsg = await asyncio.to_thread(cube_epsg, store)
+    with read_transaction(engine) as connection:
+        wanted = records.wanted_scenes(connection, repository_id, collection, ids)
+    requests = 0
+    adopted: list[IndexedScene] = []
+    for item, scene in wanted.items():
+        place = places.get(item)
+        if place is None:
+            continue
+        requests += len(scene.assets)
+        try:
+            headers = await asyncio.gather(*(reader.read(asset) for asset in scene.assets))
+            references = scene_references(scene, headers)
+        except HeaderError as error:
+            log.warning("%s: %s", item, error)
+            continue
+        stored = await asyncio.to_thread(stored_refs_digest, repository, store, place)
+        if stored == references.sha256:
+            adopted.append(indexed_scene(scene, references, headers, place))
+        else:
+            log.warning("%s: its files are no longer those its commit refers to", item)
+    with write_transaction(engine) as connection:
+        registry.register_collection(connection, collection)
+        for number, snapshot in enumerate(history, 1):
+            commit = Commit(
+                branch=branch,
+                collection=collection,
+                tile=tile,
+                epsg=epsg,
+                snapshot_id=snapshot.id,
+                parent_id=snapshot.parent_id,
+                written_at=snapshot.written_at,
+            )
+            # All are read at the last of the commits: there each is as it was left.
+            last = adopted if number == len(history) else []
+            records.record_indexed(connection, repository_id, commit, last, crawl)
+    return len(adopted), len(ids) - len(adopted), requests
+
+
+def indexed_scene(
+    scene: Scene, references: SceneReferences, headers: Sequence[Header], place: Placement
+) -> IndexedScene:
+    """What is recorded of a scene that is in the store at ``place``."""
+    return IndexedScene(
+        scene=scene,
+        root=place.root,
+        time_index=place.time_index,
+        refs_sha256=references.sha256,
+        files=tuple(
+            AssetRecord(
+                band=header.asset.band,
+                href=header.asset.href,
+                size=header.size,
+                etag=header.etag,
+                last_modified=header.last_modified,
+                checksum=header.asset.checksum,
+                header_sha256=header.sha256,
+                header_length=header.read,
+            )
+            for header in headers
+        ),
+        warnings=tuple(warning for header in headers for warning in header.warnings),
+    )
