@@ -188,6 +188,7 @@ def watch() -> None:
 @click.argument("name")
 @_query_options
 @settings_options
+@json_option
 def watch_add(
     name: str,
     stac: str | None,
@@ -195,6 +196,7 @@ def watch_add(
     database: str | None,
     repository: str | None,
     config: str | None,
+    as_json: bool,
     **where: Any,
 ) -> None:
     """Save a query as NAME; one of that name is replaced and starts anew."""
@@ -206,7 +208,10 @@ def watch_add(
         kept["bands"] = list(_bands(bands) or ())
     with _writing(database, repository, config) as connection:
         save_watch(connection, name, kept)
-    click.echo(f"watch {name} saved; `cogcat crawl` runs it")
+    if as_json:
+        print_json({"name": name, "query": kept})
+    else:
+        click.echo(f"watch {name} saved; `cogcat crawl` runs it")
 
 
 @watch.command("list")
@@ -240,15 +245,19 @@ def watch_list(
 @watch.command("remove")
 @click.argument("name")
 @settings_options
+@json_option
 def watch_remove(
-    name: str, database: str | None, repository: str | None, config: str | None
+    name: str, database: str | None, repository: str | None, config: str | None, as_json: bool
 ) -> None:
     """Forget the watch NAME; what it indexed stays."""
     from catalog.watches import remove_watch
 
     with _writing(database, repository, config) as connection:
         remove_watch(connection, name)
-    click.echo(f"watch {name} removed")
+    if as_json:
+        print_json({"name": name, "removed": True})
+    else:
+        click.echo(f"watch {name} removed")
 
 
 @click.command(cls=Command)
@@ -364,6 +373,8 @@ def _json(report: Any) -> dict[str, Any]:
 def _sentence(report: Any, dry_run: bool) -> str:
     number = report.new + report.changed if dry_run else report.indexed
     mended = f"{report.recovered} of a crawl that died recorded; " if report.recovered else ""
+    if not report.found:
+        return f"{mended}no scene found: nothing answers the query"
     if not (number or report.failed):
         return f"{mended}{report.found} scenes found, nothing to do: all are indexed as they are"
     return (

@@ -6,8 +6,10 @@ Values only; ``item.py`` makes them from documents.
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
+
+from catalog.json_values import plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +81,7 @@ _TIMES = ("datetime", "created", "updated")
 
 def scene_to_json(scene: Scene) -> dict[str, Any]:
     """``scene`` as plain JSON values: times as ISO 8601, the footprint as hex."""
-    document = asdict(scene) | {"footprint": scene.footprint.hex()}
-    for name in _TIMES:
-        moment = document[name]
-        document[name] = None if moment is None else moment.isoformat()
+    document: dict[str, Any] = plain(scene) | {"footprint": scene.footprint.hex()}
     return document
 
 

@@ -272,7 +272,7 @@ def test_a_number_that_is_none(local_stack: Stack, option: str) -> None:
 def test_a_tile_that_is_not_there_finds_nothing(stack: Stack) -> None:
     done = crawl(stack, "--tile", "31UFU")
     assert (done.exit_code, done.stdout) == (
-        0, "0 scenes found, nothing to do: all are indexed as they are\n",
+        0, "no scene found: nothing answers the query\n",
     )  # fmt: skip
 
 
