@@ -185,6 +185,15 @@ def status(database: str | None, repository: str | None, config: str | None, as_
                 if row["scenes"]
             ],
         )
+    if summary["watches"]:
+        click.echo()
+        print_table(
+            ("watch", "watermark", "last done"),
+            [
+                (row["name"], row["watermark"], row["last_finished_at"])
+                for row in summary["watches"]
+            ],
+        )
     if summary["crawls"]:
         click.echo()
         print_table(

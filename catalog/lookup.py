@@ -17,7 +17,7 @@ import icechunk
 import numpy as np
 import xarray as xr
 
-from catalog import arrays, assets, database, heads, registry, selection
+from catalog import arrays, assets, database, heads, registry, selection, watches
 from catalog.arrays import Steps
 from catalog.bands import band_names
 from catalog.errors import CatalogError, ConfigError, NotFoundError, UsageError
@@ -248,6 +248,7 @@ class Catalog:
         with database.read_transaction(self._engine) as connection:
             counts = status_counts(connection, self._repository_key)
             branches = heads.branch_summary(connection, self._repository_key)
+            saved = watches.list_watches(connection)
         return {
             "database": database.shown(self.settings.database),
             "repository": self.settings.repository,
@@ -257,6 +258,7 @@ class Catalog:
             "outdated": counts.outdated,
             "unreadable_items": counts.unreadable,
             "branches": [plain(row) for row in branches],
+            "watches": [plain(row) for row in saved],
             "crawls": [plain(row) for row in counts.crawls],
             "failures": [plain(row) for row in counts.failures],
         }

@@ -75,6 +75,9 @@ def test_without_a_query_all_watches_run_from_where_they_have_got_to(stack: Stac
     listed = json.loads(stack.cli("watch", "list", "--json").stdout)
     assert [row["name"] for row in listed] == ["rest", "valley"]
     assert "10TFR" in stack.cli("watch", "list").stdout
+    status = json.loads(stack.cli("status", "--json").stdout)
+    assert [row["name"] for row in status["watches"]] == ["rest", "valley"]
+    assert "valley" in stack.cli("status").stdout
     assert stack.cli("watch", "remove", "rest").exit_code == 0
     assert set(run(stack)["watches"]) == {"valley"}
 
