@@ -128,6 +128,30 @@ class StoredScene:
         tree.attrs.update(self._citation())
         return tree
 
+    def virtual(
+        self, resolution: float | None = None, bands: Sequence[str] | None = None
+    ) -> xr.Dataset:
+        """The scene's references as a VirtualiZarr dataset, at its recorded snapshot: no pixel is
+        read, and ``.vz.to_kerchunk(…)`` or ``.vz.to_icechunk(…)`` writes them elsewhere.
+
+        Args:
+            resolution, bands: as in ``open``.
+
+        Raises:
+            NotFoundError: as ``open``.
+        """
+        from catalog.virtual import virtual_dataset
+
+        store, cubes = self.store(), self.cubes()
+        names = band_names(bands) if bands is not None else None
+        size, chosen = arrays.choose(cubes, names, resolution, self.record.id)
+        assert self.record.time_index is not None
+        group = f"r{size}m"
+        path = f"{self.record.root}/{group}" if self.record.root else group
+        dataset = virtual_dataset(store, path, self.record.time_index, chosen)
+        dataset.attrs.update(self._citation())
+        return dataset
+
     def _open(
         self,
         store: icechunk.IcechunkStore,

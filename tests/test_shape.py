@@ -26,7 +26,7 @@ ORDER = [
     {"stac_api", "stac_query", "stac_search"},
     {"directories", "sources", "header"},
     {"cube"},
-    {"storage", "repository", "cube_writer", "arrays"},
+    {"storage", "repository", "cube_writer", "arrays", "virtual"},
     {"recorded", "portable_sql", "models", "database"},
     {"registry", "tiles", "assets", "failures", "records", "heads", "status"},
     {"query", "selection", "lease", "expiry", "watches"},
