@@ -37,7 +37,7 @@ from catalog.cube import (
     variant_root,
 )
 from catalog.errors import StoreError, first_line
-from catalog.repository import Repository, get_document, put_bytes
+from catalog.repository import Repository, get_document, put_bytes, step_references
 
 TRIES = 5
 """Of a commit that another writer of the same branch got in before."""
@@ -151,15 +151,11 @@ def stored_refs_digest(
         cube = (await _read_cubes(store))[placement.root]
         found = []
         for path, spec in cube.specs.items():
-            offsets = np.zeros(spec.chunk_grid, np.uint64)
-            lengths = np.zeros(spec.chunk_grid, np.uint64)
-            location = ""
-            async for batch in store.array_chunk_iterator(f"/{cube.key(path)}"):
-                coordinates, _, paths, starts, sizes, _ = batch
-                for row in np.flatnonzero(coordinates[:, 0] == placement.time_index):
-                    at = tuple(coordinates[row, 1:])
-                    offsets[at], lengths[at] = starts[row], sizes[row]
-                    location = paths[row]
+            urls, offsets, lengths = await step_references(
+                store, cube.key(path), spec.chunk_grid, placement.time_index
+            )
+            # One array of a scene comes from one file.
+            location = next((str(url) for url in urls.flat if url), "")
             found.append((path, relative(location), offsets, lengths))
         return refs_digest(found)
 

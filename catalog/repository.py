@@ -19,8 +19,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import icechunk
+import numpy as np
 from filelock import FileLock
 from icechunk.credentials import HttpAccess, LocalFileSystemAccess
+from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
@@ -246,6 +248,21 @@ class Repository:
         path = Path(self.location)
         with FileLock(path.with_name(f".{path.name}.lock")):
             yield
+
+
+async def step_references(
+    store: icechunk.IcechunkStore, path: str, grid: tuple[int, ...], time_index: int
+) -> tuple[Any, NDArray[np.uint64], NDArray[np.uint64]]:
+    """What the array at ``path`` refers to at one time step: absolute URLs (strings, empty where
+    there is no reference), offsets and lengths in bytes, each of shape ``grid`` (chunks along the
+    axes behind time)."""
+    urls = np.full(grid, "", dtype=np.dtypes.StringDType())
+    offsets, lengths = np.zeros(grid, np.uint64), np.zeros(grid, np.uint64)
+    async for at, _, paths, starts, sizes, _ in store.array_chunk_iterator(f"/{path}"):
+        for row in np.flatnonzero(at[:, 0] == time_index):
+            place = tuple(at[row, 1:])
+            urls[place], offsets[place], lengths[place] = paths[row], starts[row], sizes[row]
+    return urls, offsets, lengths
 
 
 def put_documents(store: icechunk.IcechunkStore, documents: Mapping[str, Any]) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import icechunk
-import numpy as np
 import xarray as xr
 import zarr
 from virtualizarr.manifests import ChunkManifest, ManifestArray
 from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.core.sync import sync
+
+from catalog.repository import step_references
 
 
 def virtual_dataset(
@@ -30,7 +31,12 @@ def virtual_dataset(
     for band in bands:
         array = node[band]
         assert isinstance(array, zarr.Array)
-        manifest = sync(_manifest(store, f"/{group}/{band}", array, time_index))
+        grid = tuple(
+            -(-size // chunk) for size, chunk in zip(array.shape[1:], array.chunks[1:], strict=True)
+        )
+        urls, offsets, lengths = sync(step_references(store, f"{group}/{band}", grid, time_index))
+        # An empty path is a chunk that is not there: it reads as the fill value.
+        manifest = ChunkManifest.from_arrays(paths=urls, offsets=offsets, lengths=lengths)
         metadata = _without_time(array)
         variables[band] = (
             metadata.dimension_names,
@@ -38,22 +44,6 @@ def virtual_dataset(
             dict(array.attrs),
         )
     return xr.Dataset(variables)
-
-
-async def _manifest(
-    store: icechunk.IcechunkStore, path: str, array: zarr.Array[Any], time_index: int
-) -> ChunkManifest:
-    grid = tuple(
-        -(-size // chunk) for size, chunk in zip(array.shape[1:], array.chunks[1:], strict=True)
-    )
-    # An empty path is a chunk that is not there: it reads as the fill value.
-    paths = np.full(grid, "", dtype=np.dtypes.StringDType())
-    offsets, lengths = np.zeros(grid, np.uint64), np.zeros(grid, np.uint64)
-    async for at, _, urls, starts, sizes, _ in store.array_chunk_iterator(path):
-        for row in np.flatnonzero(at[:, 0] == time_index):
-            place = tuple(at[row, 1:])
-            paths[place], offsets[place], lengths[place] = urls[row], starts[row], sizes[row]
-    return ChunkManifest.from_arrays(paths=paths, offsets=offsets, lengths=lengths)
 
 
 def _without_time(array: zarr.Array[Any]) -> ArrayV3Metadata:

@@ -31,7 +31,6 @@ DATES = (
 )  # fmt: skip
 WIDTH = 1104
 """Pixels of 10 m: divides into the overviews of 20, 40, 60 and 80 m without a rest."""
-COLLECTION = "sentinel-2-c1-l2a"
 MADE = ("archive", "cogcat.toml", "cogcat.db", "cogcat.db-wal", "cogcat.db-shm", "cogcat-repo")
 CLEAR = (4, 5, 6, 7, 11)
 """Classes of ``scl`` that are ground seen clearly: vegetation, soil, water, unclassified, snow."""
