@@ -79,6 +79,11 @@ def init(database: str | None, repository: str | None, config: str | None, as_js
 @click.option("--platform", metavar="NAME", help="sentinel-2a, S2B, …")
 @click.option("--status", metavar="STATE", default="indexed", show_default=True,
               help="indexed, pending, failed, withdrawn or any.")  # fmt: skip
+@click.option(
+    "--newest",
+    is_flag=True,
+    help="Of scenes that are the same acquisition, the one processed last.",
+)
 @click.option("--sort", metavar="KEYS", help="Such as -datetime,cloud_cover [-datetime].")
 @click.option("--format", "style", type=click.Choice(["table", "json", "ids"]), default="table",
               show_default=True, help="Of the answer.")  # fmt: skip
@@ -95,6 +100,7 @@ def search(
     limit: int | None,
     platform: str | None,
     status: str,
+    newest: bool,
     sort: str | None,
     style: str,
     database: str | None,
@@ -115,6 +121,7 @@ def search(
             limit=limit,
             platform=platform,
             status=status,
+            newest=newest,
             sort=sort,
         ).records()
     if as_json or style == "json":

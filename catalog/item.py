@@ -38,6 +38,8 @@ _BAND_NUMBERS = frozenset(band.number for band in BANDS)
 _TILE_IN_NAME = re.compile(r"(?:^|_)T?(\d{1,2}[C-X][A-Z]{2})(?=[_.]|$)", re.ASCII)
 _BASELINE_IN_URI = re.compile(r"_N(\d{4})_", re.ASCII)
 _BASELINE = re.compile(r"N?(\d{1,2})\.(\d{1,2})|N?(\d{2})(\d{2})", re.ASCII)
+_DATATAKE = re.compile(r"(GS2[A-Z]_\d{8}T\d{6}_\d{6})(?:_N\d{2}\.\d{2})?", re.ASCII)
+_DATASTRIP_BEGIN = re.compile(r"_S(\d{8}T\d{6})(?:_|$)", re.ASCII)
 _EPSG_CODE = re.compile(r"EPSG:(\d{4,6})", re.ASCII | re.IGNORECASE)
 
 
@@ -188,6 +190,7 @@ def _scene(item: Any, wanted: tuple[str, ...] | None) -> Scene:
         platform=_platform(properties, notes),
         cloud_cover=_cloud_cover(properties, notes),
         baseline=baseline,
+        acquisition=_acquisition(properties),
         footprint=wkb,
         bbox=bbox,
         created=_optional_time(properties, "created", notes),
@@ -309,3 +312,14 @@ def _baseline(properties: Mapping[str, Any], notes: list[str]) -> tuple[str | No
     if isinstance(uri, str) and (match := _BASELINE_IN_URI.search(uri)):
         return f"{match[1][:2]}.{match[1][2:]}", "s2:product_uri"
     return None, ""
+
+
+def _acquisition(properties: Mapping[str, Any]) -> str | None:
+    # A tile on the seam of two datastrips of one datatake is two acquisitions, each with its own
+    # part of the ground.
+    datatake, strip = properties.get("s2:datatake_id"), properties.get("s2:datastrip_id")
+    match = _DATATAKE.fullmatch(datatake) if isinstance(datatake, str) else None
+    if match is None:
+        return None
+    begin = _DATASTRIP_BEGIN.search(strip) if isinstance(strip, str) else None
+    return f"{match[1]} {begin[1]}" if begin else match[1]

@@ -128,6 +128,7 @@ class Catalog:
         platform: str | Iterable[str] | None = None,
         baseline: str | Iterable[str] | None = None,
         status: str | Iterable[str] | None = "indexed",
+        newest: bool = False,
         sort: str | Iterable[str] | None = None,
         limit: int | None = None,
     ) -> Scenes:
@@ -152,6 +153,7 @@ class Catalog:
                 platform=platform,
                 baseline=baseline,
                 status=status,
+                newest=newest,
                 sort=sort,
                 limit=limit,
             ),

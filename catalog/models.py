@@ -48,7 +48,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from catalog.portable_sql import ETag, Hex, UtcDateTime
 from catalog.recorded import STATUSES
 
-REVISION = "0001"
+REVISION = "0002"
 """Alembic revision whose schema these models are; a test compares it with ``migrations/``."""
 
 # SQLite only counts up by itself on a column declared exactly INTEGER.
@@ -172,6 +172,8 @@ class SceneState:
     platform: Mapped[str | None]
     cloud_cover: Mapped[float | None]
     baseline: Mapped[str | None]
+    acquisition: Mapped[Name | None]
+    """``Scene.acquisition``: the same for an acquisition that is offered twice."""
     footprint: Mapped[bytes]
     """WKB, EPSG:4326, longitude latitude."""
     minx: Mapped[float]
@@ -243,6 +245,7 @@ class SceneRow(SceneState, Base):
         ),
         Index(None, "updated"),
         Index(None, "recorded_at"),
+        Index(None, "acquisition", "tile"),
         Index(None, "snapshot_id"),
     )
 

@@ -48,6 +48,8 @@ class Query:
     platform: tuple[str, ...] | None = None
     baseline: tuple[str, ...] | None = None
     status: tuple[str, ...] | None = ("indexed",)
+    newest: bool = False
+    """Of scenes that are the same acquisition, only the one processed last."""
     sort: tuple[tuple[str, bool], ...] = (("datetime", True),)
     """(key, descending); ties are broken by the catalog's own number of the scene."""
     limit: int | None = None
@@ -67,6 +69,7 @@ class Query:
         platform: str | Iterable[str] | None = None,
         baseline: str | Iterable[str] | None = None,
         status: str | Iterable[str] | None = "indexed",
+        newest: bool = False,
         sort: str | Iterable[str] | None = None,
         limit: int | None = None,
     ) -> Query:
@@ -77,6 +80,8 @@ class Query:
                 Tiles as ``10TFR``, ``T10TFR`` or ``1CCV``; platforms as
                 ``sentinel-2a`` or ``S2A``; baselines as ``05.10`` or ``N0510``;
                 ``status=None`` or ``"any"`` for all.
+            newest: of scenes of a collection that are the same acquisition (``_0`` and ``_1``, or
+                processed again under another id), only the one processed last.
             bbox: west, south, east, north in degrees; west > east crosses the antimeridian.
             intersects: GeoJSON (geometry or feature, as mapping or text), WKT, shapely,
                 or anything with ``__geo_interface__``. Not together with ``bbox``.
@@ -104,6 +109,7 @@ class Query:
             platform=parse_several(platform, parse_platform),
             baseline=parse_several(baseline, parse_baseline),
             status=parse_several(None if status == "any" else status, _status),
+            newest=bool(newest),
             sort=_sort(sort),
             limit=parse_limit(limit),
         )

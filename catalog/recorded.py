@@ -33,6 +33,8 @@ class SceneRecord:
     platform: str | None
     cloud_cover: float | None
     baseline: str | None
+    acquisition: str | None
+    """Equal, on one tile, for scenes that are the same acquisition."""
     status: str
     bbox: tuple[float, float, float, float]
     """(minx, miny, maxx, maxy), degrees; maxx may exceed 180."""

@@ -282,7 +282,7 @@ def record_indexed(
 _UNIQUE = ("item_id", "collection_id", "repository_id")
 # Columns named as the fields of Scene that fill them.
 _SAME = (
-    "tile", "epsg", "datetime", "platform", "cloud_cover", "baseline",
+    "tile", "epsg", "datetime", "platform", "cloud_cover", "baseline", "acquisition",
     "footprint", "created", "updated", "boa_offset", "boa_evidence", "item_sha256",
 )  # fmt: skip
 

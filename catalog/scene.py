@@ -53,6 +53,10 @@ class Scene:
     """Percent, 0 to 100."""
     baseline: str | None
     """Processing baseline, two digits a side: ``05.10``."""
+    acquisition: str | None
+    """What was sensed, whoever processed it and when: the datatake without its baseline, and
+    when the datastrip began, ``GS2B_20231223T190949_035490 20231223T190950``. With the tile it
+    names one acquisition; None where the item does not say."""
     footprint: bytes
     """WKB of a valid (Multi)Polygon, EPSG:4326 longitude latitude. A footprint
     over the antimeridian is one piece whose longitudes go beyond 180."""
@@ -87,7 +91,8 @@ def scene_to_json(scene: Scene) -> dict[str, Any]:
 
 def scene_from_json(document: dict[str, Any]) -> Scene:
     """The inverse of ``scene_to_json``."""
-    fields = dict(document)
+    # Written by an earlier version, it has none.
+    fields = {"acquisition": None} | document
     for name in _TIMES:
         fields[name] = None if fields[name] is None else dt.datetime.fromisoformat(fields[name])
     assets = [

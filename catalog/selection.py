@@ -17,7 +17,18 @@ from itertools import batched, islice
 from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, Row, Select, and_, func, literal, or_, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    and_,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    tuple_,
+)
 
 from catalog.area import intersects_footprint, query_boxes, query_geometry
 from catalog.models import BRANCHES, COLLECTIONS, REPOSITORIES, SCENES, TILES
@@ -157,11 +168,36 @@ def _conditions(query: Query, repository_id: int | None) -> list[ColumnElement[b
             conditions.append(column <= high)
     if repository_id is not None:
         conditions.append(scene.repository_id == repository_id)
+    if query.newest:
+        conditions.append(~superseded())
     if query.area is not None:
         boxes = query_boxes(query.area)
         tiles = select(TILES.c.tile).where(_overlaps(TILES.c, boxes))
         conditions += [scene.tile.in_(tiles), _overlaps(scene, boxes)]
     return conditions
+
+
+def superseded() -> ColumnElement[bool]:
+    """Whether another indexed scene of the collection is the same acquisition, processed later:
+    by baseline, else by the source's ``created``, else by item id."""
+    scene, other = SCENES.c, SCENES.alias("other")
+    return exists().where(
+        *(
+            other.c[name] == scene[name]
+            for name in ("acquisition", "tile", "collection_id", "repository_id")
+        ),
+        other.c.status == "indexed",
+        tuple_(*_processed(other.c)) > tuple_(*_processed(scene)),
+    )
+
+
+def _processed(scene: Any) -> tuple[ColumnElement[Any], ...]:
+    long_ago = literal(datetime(1, 1, 2, tzinfo=UTC), SCENES.c.created.type)
+    return (
+        func.coalesce(scene.baseline, ""),
+        func.coalesce(scene.created, long_ago),
+        scene.item_id,
+    )
 
 
 def _overlaps(table: Any, boxes: Sequence[Box]) -> ColumnElement[bool]:

@@ -224,6 +224,7 @@ def make_scene(item_id: str = "S2B_T10TFR_20231223T190950_L2A", **changes: Any) 
         "platform": "sentinel-2b",
         "cloud_cover": 12.5,
         "baseline": "05.10",
+        "acquisition": None,
         "footprint": shapely.to_wkb(shape),
         "bbox": tuple(shapely.bounds(shape).tolist()),
         "created": datetime(2023, 12, 24, 1, 2, 3, tzinfo=UTC),

@@ -84,6 +84,37 @@ def test_models_are_of_the_newest_migration() -> None:
     assert ScriptDirectory(str(ROOT / "migrations")).get_current_head() == REVISION
 
 
+def test_a_catalog_of_an_earlier_revision_keeps_its_rows(database_url: str) -> None:
+    engine = open_engine(database_url)
+    config = Config()
+    config.set_main_option("script_location", str(ROOT / "migrations"))
+    with migration_connection(engine) as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+    moment = 1_700_000_000_000_000 if engine.dialect.name == "sqlite" else "2023-11-14T22:13:20Z"
+    with write_transaction(engine) as connection:
+        connection.execute(
+            text("INSERT INTO repositories VALUES (1, 'uid', '/repo', :now, :now)"), {"now": moment}
+        )
+        connection.execute(
+            text("INSERT INTO collections VALUES (1, 'c', NULL, NULL, :now)"), {"now": moment}
+        )
+        values = {
+            "repository_id": 1, "collection_id": 1, "item_id": "i", "tile": "10TFR",
+            "epsg": 32610, "href_prefix": "", "attempts": 0, "revision": 0, "status": "pending",
+            "datetime": moment, "footprint": b"x", "minx": 0, "miny": 0, "maxx": 1, "maxy": 1,
+            "boa_offset": 0, "boa_evidence": "none", "warnings": "[]", "item_sha256": b"y",
+            "recorded_at": moment,
+        }  # fmt: skip
+        names, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
+        connection.execute(text(f"INSERT INTO scenes ({names}) VALUES ({marks})"), values)
+    migrate(engine)
+    with read_transaction(engine) as connection:
+        rows = connection.execute(text("SELECT item_id, status, acquisition FROM scenes")).all()
+    assert rows == [("i", "pending", None)]
+    engine.dispose()
+
+
 def test_alembic_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"sqlite:///{tmp_path / 'cli.db'}"
     monkeypatch.setenv("COGCAT_DATABASE", url)

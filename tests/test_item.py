@@ -130,6 +130,9 @@ def test_earth_search_collection_1(path: Path) -> None:
     assert scene.epsg == (32610 if path in MIGRATED else 32613)
     assert scene.platform == f"sentinel-{platform[1:].lower()}"
     assert scene.baseline == "05.10"
+    assert scene.acquisition is not None
+    assert item["properties"]["s2:datatake_id"] == f"{scene.acquisition.split()[0]}_N05.10"
+    assert scene.acquisition.split()[1] == item["id"].split("_")[2]
     assert (scene.boa_offset, scene.boa_evidence) == (-1000, "raster:offset=-0.1")
     assert scene.warnings == ()
     assert scene.created is not None
@@ -524,3 +527,35 @@ def test_any_damage_is_a_scene_or_an_item_error(data: st.DataObject) -> None:
         else:
             holder[last] = data.draw(JSON)
     becomes_scene_or_item_error(item)
+
+
+DATATAKE = "GS2B_20231223T190949_035490_N05.10"
+STRIP = "S2B_OPER_MSI_L2A_DS_2BPS_20231223T221212_S20231223T190950_N05.10"
+
+
+@pytest.mark.parametrize(
+    ("datatake", "strip", "expected"),
+    [
+        (DATATAKE, STRIP, "GS2B_20231223T190949_035490 20231223T190950"),
+        # Processed again, elsewhere and by another baseline.
+        (
+            "GS2B_20231223T190949_035490_N05.11",
+            "S2B_OPER_MSI_L2A_DS_S2RP_20250101T000000_S20231223T190950_N05.11",
+            "GS2B_20231223T190949_035490 20231223T190950",
+        ),
+        # The next datastrip of the same datatake: another part of the ground.
+        (
+            DATATAKE,
+            STRIP.replace("S20231223T190950", "S20231223T191004"),
+            "GS2B_20231223T190949_035490 20231223T191004",
+        ),
+        (DATATAKE, None, "GS2B_20231223T190949_035490"),
+        (DATATAKE.removesuffix("_N05.10"), 7, "GS2B_20231223T190949_035490"),
+        (None, STRIP, None),
+        ("a datatake", STRIP, None),
+        (["GS2B"], STRIP, None),
+    ],
+)
+def test_acquisition(datatake: Any, strip: Any, expected: str | None) -> None:
+    item = small_item(**{"s2:datatake_id": datatake, "s2:datastrip_id": strip})
+    assert scene_from_item(item).acquisition == expected

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from datetime import UTC, date, datetime, timedelta, timezone
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,8 @@ def _some_scenes(count: int, seed: int = 1) -> list[Scene]:
                 datetime=moment,
                 platform=rng.choice(["sentinel-2a", "sentinel-2b", None]),
                 baseline=rng.choice(["02.14", "05.10", None]),
+                acquisition=rng.choice([None, *(f"{moment:%Y%m%d} {part}" for part in "ab")]),
+                created=rng.choice([None, START, START + timedelta(days=n % 3)]),
                 cloud_cover=rng.choice([None, 0.0, 10.0, 10.0, 55.5, 100.0]),
                 updated=rng.choice([None, START, START + timedelta(days=n % 7)]),
             )
@@ -146,6 +149,18 @@ def _touches(area: Any, footprint: bytes) -> bool:
     )
 
 
+def _supersedes(r: SceneRecord, other: SceneRecord) -> bool:
+    def processed(r: SceneRecord) -> Any:
+        return r.baseline or "", r.created or datetime.min.replace(tzinfo=UTC), r.id
+
+    same = ("acquisition", "tile", "collection")
+    return (
+        other.status == "indexed"
+        and all(getattr(r, name) == getattr(other, name) for name in same)
+        and processed(other) > processed(r)
+    )
+
+
 def _brute(query: Query, records: list[SceneRecord]) -> list[SceneRecord]:
     """The question in plain Python."""
 
@@ -167,6 +182,8 @@ def _brute(query: Query, records: list[SceneRecord]) -> list[SceneRecord]:
                     return False
                 if high is not None and value > high:
                     return False
+        if query.newest and r.acquisition and any(map(partial(_supersedes, r), records)):
+            return False
         return query.area is None or _touches(query.area, r.footprint)
 
     found = [r for r in records if fits(r)]
@@ -231,6 +248,7 @@ _questions = st.fixed_dictionaries(
         "platform": st.sampled_from(["S2A", ["sentinel-2a", "Sentinel-2B"]]),
         "baseline": st.sampled_from(["05.10", "N0214"]),
         "status": st.sampled_from([None, "any", "pending", ["failed", "indexed"]]),
+        "newest": st.booleans(),
         "sort": st.sampled_from(SORTS),
         "limit": st.integers(1, 900),
     },

@@ -1,0 +1,30 @@
+"""Which acquisition a scene is, so that one that is offered twice is found.
+
+Revision: 0002, after 0001. Scenes recorded before have none until their item changes.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+NAME = sa.String().with_variant(sa.String(collation="C"), "postgresql")
+
+
+def upgrade() -> None:
+    for table in ("scenes", "scene_revisions"):
+        op.add_column(table, sa.Column("acquisition", NAME, nullable=True))
+    op.create_index(
+        op.f("ix_scenes_acquisition_tile"), "scenes", ["acquisition", "tile"], unique=False
+    )
+
+
+def downgrade() -> None:
+    op.drop_index(op.f("ix_scenes_acquisition_tile"), table_name="scenes")
+    for table in ("scene_revisions", "scenes"):
+        op.drop_column(table, "acquisition")
