@@ -15,6 +15,11 @@ from catalog.recorded import AssetRecord, SceneRecord
 
 def assets_statement(records: Iterable[SceneRecord]) -> Select[Any]:
     """The files of these scenes, in one statement; for ``asset_records``."""
+    return files_statement([found.pk for found in records])
+
+
+def files_statement(scenes: Sequence[int]) -> Select[Any]:
+    """The files of scenes by ``SceneRecord.pk``; for ``asset_records``."""
     return (
         select(
             ASSETS.c.scene_id,
@@ -28,7 +33,7 @@ def assets_statement(records: Iterable[SceneRecord]) -> Select[Any]:
             ASSETS.c.header_length,
         )
         .join(SCENES, SCENES.c.id == ASSETS.c.scene_id)
-        .where(one_of(ASSETS.c.scene_id, [found.pk for found in records]))
+        .where(one_of(ASSETS.c.scene_id, scenes))
     )
 
 

@@ -37,6 +37,8 @@ COUNTS = (
     "found", "new", "changed", "unchanged", "indexed", "failed", "withdrawn", "commits",
     "requests", "seconds",
 )  # fmt: skip
+BESIDE = ("updated", "parked", "retried", "duplicates", "recovered")
+"""Counts beside those of the contract."""
 
 
 def _wait_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -62,6 +64,11 @@ def _query_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--items", metavar="FILE", help="Items from a JSON or NDJSON file, not an API.")
 @click.option("--watch", metavar="NAME", help="Run this watch; without a query, all of them run.")
 @click.option("--full", is_flag=True, help="Watches from their beginning, not their watermark.")
+@click.option("--sync", is_flag=True,
+              help="Withdraw scenes of the query whose items are gone from the source; a watch "
+              "then asks all it means.")  # fmt: skip
+@click.option("--retry", is_flag=True,
+              help="Try what failed before now, not when it is due [with --ids].")  # fmt: skip
 @click.option("--concurrency", type=click.IntRange(1, 512), default=32, show_default=True,
               help="Header requests in flight.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Say what would be done; read no file.")
@@ -76,6 +83,8 @@ def crawl(
     items: str | None,
     watch: str | None,
     full: bool,
+    sync: bool,
+    retry: bool,
     concurrency: int,
     dry_run: bool,
     metrics: Path | None,
@@ -94,6 +103,7 @@ def crawl(
     from catalog.setup import open_crawl
     from catalog.stac_query import matching
     from catalog.stac_search import search_items
+    from catalog.sync import scope
 
     settings = load_settings(database=database, repository=repository, config=config)
     how: dict[str, Any] = {"concurrency": concurrency, "dry_run": dry_run, "wait": _patience(wait)}
@@ -101,21 +111,29 @@ def crawl(
     if not (asked or stac or items or bands) or watch is not None:
         if asked or stac or items or bands:
             raise UsageError("--watch has its own query: give it none here")
-        _run_watches(settings, watch, full=full, metrics=metrics, as_json=as_json, **how)
+        how |= {"full": full, "sync": sync, "retry": retry}
+        _run_watches(settings, watch, metrics=metrics, as_json=as_json, **how)
         return
+    if sync and items:
+        raise UsageError("--sync asks an API what it still has: not with --items")
     query = _query(where, default=None if items else DEFAULT_COLLECTION)
     api = None if items else (stac or EARTH_SEARCH)
     names = _bands(bands)
+    whole = scope(str(api), query) if sync else None
     with (
         _progress(enabled=not as_json) as show,
-        open_crawl(settings, bands=names, on_progress=show, **how) as work,
+        open_crawl(
+            settings, bands=names, on_progress=show, retry=retry or bool(query.ids), **how
+        ) as work,
     ):
         documents = matching(read_items(items), query) if items else search_items(str(api), query)
         kept = query.as_dict() | {"stac": api, "items": items, "bands": names}
         kept = {key: value for key, value in kept.items() if value is not None}
         with _stopping() as running:
             running(work.stop)
-            report = work.run(documents, query=kept, collection=query.collection, stac=api)
+            report = work.run(
+                documents, query=kept, collection=query.collection, stac=api, scope=whole
+            )
     _write_metrics(metrics, {"": report})
     if as_json:
         print_json(_json(report))
@@ -128,7 +146,6 @@ def _run_watches(
     settings: Any,
     name: str | None,
     *,
-    full: bool,
     metrics: Path | None,
     as_json: bool,
     dry_run: bool,
@@ -154,9 +171,8 @@ def _run_watches(
             )
         with _progress(enabled=not as_json) as show, _stopping() as running:
             runs = run_all(
-                settings, engine, chosen, full=full, dry_run=dry_run, on_progress=show,
-                on_start=running, **how,
-            )  # fmt: skip
+                settings, engine, chosen, dry_run=dry_run, on_progress=show, on_start=running, **how
+            )
     finally:
         engine.dispose()
     reports = {run.watch: run.report for run in runs if run.report is not None}
@@ -166,7 +182,10 @@ def _run_watches(
             run.watch: _json(run.report) if run.report else {"error": str(run.error)}
             for run in runs
         }
-        sums = {key: sum(getattr(report, key) for report in reports.values()) for key in COUNTS}
+        sums = {
+            key: sum(getattr(report, key) for report in reports.values())
+            for key in (*COUNTS, *BESIDE)
+        }
         print_json({**sums, "watches": documents})
     for run in runs:
         if run.report is None:
@@ -283,7 +302,7 @@ def repair(
     else:
         click.echo(
             f"{done.commits} commits on {done.branches} branches recorded: {done.scenes} scenes, "
-            f"{done.pending} left for the next crawl that meets them"
+            f"{done.withdrawn} withdrawn, {done.pending} left for the next crawl that meets them"
         )
 
 
@@ -364,7 +383,7 @@ def _writing(database: str | None, repository: str | None, config: str | None) -
 def _json(report: Any) -> dict[str, Any]:
     return {
         **asdict(report.counts()),
-        "recovered": report.recovered,
+        **{key: getattr(report, key) for key in BESIDE},
         "interrupted": report.interrupted,
         "failures": [asdict(failure) for failure in report.failures],
     }
@@ -372,16 +391,30 @@ def _json(report: Any) -> dict[str, Any]:
 
 def _sentence(report: Any, dry_run: bool) -> str:
     number = report.new + report.changed if dry_run else report.indexed
-    mended = f"{report.recovered} of a crawl that died recorded; " if report.recovered else ""
-    if not report.found:
-        return f"{mended}no scene found: nothing answers the query"
-    if not (number or report.failed):
-        return f"{mended}{report.found} scenes found, nothing to do: all are indexed as they are"
-    return (
-        f"{mended}{report.found} found: {report.new} new, {report.changed} changed, "
-        f"{report.unchanged} unchanged; {'would index' if dry_run else 'indexed'} {number}, "
-        f"{report.failed} failed; {report.commits} commits, {report.requests} requests, "
-        f"{report.seconds:.1f} s"
+    also = [
+        f"{count} {what}"
+        for count, what in (
+            (report.recovered, "of a crawl that died recorded"),
+            (report.retried, "of earlier crawls taken up"),
+            (report.updated, "of the changed have the same files, recorded only"),
+            (report.parked, "failed before and are not due yet"),
+            (report.duplicates, "are an acquisition that is there twice"),
+            (report.withdrawn, "would be withdrawn" if dry_run else "withdrawn"),
+        )
+        if count
+    ]
+    if not (report.found or also):
+        return "no scene found: nothing answers the query"
+    if not (number or report.failed or also):
+        return f"{report.found} scenes found, nothing to do: all are indexed as they are"
+    return "; ".join(
+        (
+            f"{report.found} found: {report.new} new, {report.changed} changed, "
+            f"{report.unchanged} unchanged",
+            f"{'would index' if dry_run else 'indexed'} {number}, {report.failed} failed",
+            *also,
+            f"{report.commits} commits, {report.requests} requests, {report.seconds:.1f} s",
+        )
     )
 
 

@@ -9,14 +9,15 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Engine
 
 from catalog import watches
-from catalog.crawl import Report
 from catalog.database import write_transaction
 from catalog.errors import BusyError, CatalogError
 from catalog.parse import format_datetime, parse_datetime
+from catalog.report import Report
 from catalog.settings import Settings
 from catalog.setup import open_crawl
 from catalog.stac_query import StacQuery
 from catalog.stac_search import search_items
+from catalog.sync import scope
 from catalog.watches import Watch
 
 OVERLAP = timedelta(hours=1)
@@ -66,25 +67,31 @@ def run_watch(
     full: bool = False,
     concurrency: int = 32,
     dry_run: bool = False,
+    retry: bool = False,
+    sync: bool = False,
     wait: float | None = 0.0,
     on_progress: Callable[[Report], None] | None = None,
     on_start: Callable[[Callable[[], None]], None] | None = None,
 ) -> Report:
-    """One crawl of a watch; its watermark moves on if the crawl ended well.
+    """One crawl of a watch; its watermark moves on if the crawl ended well. Scenes that an earlier
+    crawl began and did not end come first: what has not changed since is not returned again.
 
     Args:
+        retry: try what failed before whether or not it is due.
+        sync: ask all that the query means, and withdraw what is gone from the source.
         on_start: is given the function that stops the crawl.
 
     Raises:
         CatalogError: as ``Crawl.run``.
     """
-    query = question(watch, full=full)
+    query = question(watch, full=full or sync)
     stac = str(watch.query["stac"])
     crawl = open_crawl(
         settings,
         bands=watch.query.get("bands"),
         concurrency=concurrency,
         dry_run=dry_run,
+        retry=retry,
         wait=wait,
         on_progress=on_progress,
     )
@@ -100,6 +107,8 @@ def run_watch(
             collection=query.collection,
             stac=stac,
             watch=watch.id,
+            outstanding=True,
+            scope=scope(stac, query) if sync else None,
         )
     if not (dry_run or report.interrupted):
         mark = report.watermark

@@ -1,4 +1,4 @@
-"""Writes a batch of scenes into one branch: one commit, whole scenes or nothing. Knows no SQL.
+"""One commit on one branch: whole scenes in, or out, or nothing. Knows no SQL.
 
 What is ingested is what the branch's own ``scene`` coordinate says. A scene that is
 there already is overwritten at its index, so writing a batch twice gives one result.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
@@ -38,6 +38,8 @@ from catalog.cube import (
 )
 from catalog.errors import StoreError, first_line
 from catalog.repository import Repository, get_document, put_bytes, step_references
+
+_Change = Callable[[icechunk.IcechunkStore], Coroutine[Any, Any, dict[str, "Placement"]]]
 
 TRIES = 5
 """Of a commit that another writer of the same branch got in before."""
@@ -96,9 +98,62 @@ def write_batch(
     Raises:
         StoreError: the repository has no container for a location, or refused the commit.
     """
+    ids = [scene.id for scene in scenes]
+
+    async def fill(store: icechunk.IcechunkStore) -> dict[str, Placement]:
+        return await _fill(store, collection, tile, scenes)
+
+    return _commit(
+        repository, branch, f"{len(ids)} scenes of {tile}", fill, {"crawl": crawl, "scenes": ids}
+    )
+
+
+def withdraw_batch(
+    repository: Repository,
+    branch: str,
+    *,
+    collection: str,
+    tile: str,
+    ids: Sequence[str],
+    crawl: str,
+) -> Written:
+    """Takes scenes out of ``branch`` in one commit: their references go, and their place in the
+    ``scene`` coordinate becomes empty, so that any Zarr reader finds nodata and no name there.
+    Ids that are not there are left as they are; earlier snapshots keep everything.
+
+    Raises:
+        StoreError: the repository refused the commit.
+    """
+
+    async def clear(store: icechunk.IcechunkStore) -> dict[str, Placement]:
+        cubes = await _read_cubes(store)
+        gone: dict[str, Placement] = {}
+        for cube in cubes.values():
+            for index, scene in enumerate(cube.ids):
+                if scene in wanted:
+                    await _clear(store, cube, index)
+                    cube.ids[index] = ""
+                    cube.resized = True
+                    gone[scene] = Placement(cube.root, index)
+        await _put_metadata(store, cubes, collection, tile)
+        return gone
+
+    wanted = frozenset(ids)
+    metadata = {"crawl": crawl, "scenes": [], "withdrawn": list(ids)}
+    return _commit(repository, branch, f"{len(ids)} scenes of {tile} withdrawn", clear, metadata)
+
+
+def _commit(
+    repository: Repository,
+    branch: str,
+    message: str,
+    change: _Change,
+    metadata: dict[str, Any],
+) -> Written:
+    """One commit of what ``change`` does to the head, tried again on top of another writer's."""
     for attempt in range(1, TRIES + 1):
         try:
-            return _write(repository, branch, collection, tile, scenes, crawl)
+            return _try_commit(repository, branch, message, change, metadata)
         except icechunk.ConflictError as error:
             if attempt == TRIES:
                 raise StoreError(
@@ -162,13 +217,12 @@ def stored_refs_digest(
     return sync(read())
 
 
-def _write(
+def _try_commit(
     repository: Repository,
     branch: str,
-    collection: str,
-    tile: str,
-    scenes: Sequence[SceneReferences],
-    crawl: str,
+    message: str,
+    change: _Change,
+    metadata: dict[str, Any],
 ) -> Written:
     if repository.head(branch) is None:
         # Another writer may make it first.
@@ -176,10 +230,9 @@ def _write(
             repository.icechunk.create_branch(branch, repository.first_snapshot())
     session = repository.icechunk.writable_session(branch)
     parent = session.snapshot_id
-    placements = sync(_fill(session.store, collection, tile, scenes))
-    metadata = {"crawl": crawl, "scenes": [scene.id for scene in scenes]}
+    placements = sync(change(session.store))
     with repository.writing():
-        snapshot = session.commit(f"{len(scenes)} scenes of {tile}", metadata, allow_empty=True)
+        snapshot = session.commit(message, metadata, allow_empty=True)
     return Written(branch, snapshot, parent, datetime.now(UTC), placements)
 
 

@@ -26,8 +26,9 @@ from catalog.portable_sql import one_of, upsert
 from catalog.recorded import Failure
 from catalog.registry import collection_keys
 
-RETRY_DELAYS = tuple(timedelta(hours=hours) for hours in (1, 4, 24, 72, 168))
-"""From a failure to the next attempt: after the first, the second …; the last one stays."""
+RETRY_DELAYS = tuple(timedelta(hours=hours) for hours in (0, 1, 4, 24, 72, 168))
+"""From a failure to the next attempt: after the first, the second …; the last one stays. The first
+failure may be the network's: the next crawl tries again."""
 
 
 def record_failed(
@@ -41,8 +42,8 @@ def record_failed(
 ) -> None:
     """Add a failed attempt, with its reason, to scenes by item id. Two statements.
 
-    A scene that is indexed stays so, readable as it was. The next attempt is due
-    after ``RETRY_DELAYS``.
+    A scene that has a place stays as it is: an indexed one readable, a withdrawn one
+    withdrawn. The next attempt is due after ``RETRY_DELAYS``.
 
     Raises:
         NotFoundError: the collection is not registered.
@@ -51,7 +52,7 @@ def record_failed(
         return
     moment = now or datetime.now(UTC)
     key = collection_keys(connection, {collection})[collection]
-    stays = SCENES.c.status == "indexed"
+    stays = SCENES.c.snapshot_id.is_not(None)
     statement = (
         update(SCENES)
         .where(
@@ -141,6 +142,17 @@ def forget_failures(
             one_of(failure.item_id, ids),
         )
     )
+
+
+def unreadable_items(connection: Connection, repository_id: int, collection: str) -> list[str]:
+    """Ids of the items of a collection that could not become a scene. One statement."""
+    failure = ITEM_FAILURES.c
+    statement = (
+        select(failure.item_id)
+        .join(COLLECTIONS, COLLECTIONS.c.id == failure.collection_id)
+        .where(failure.repository_id == repository_id, COLLECTIONS.c.name == collection)
+    )
+    return list(connection.execute(statement).scalars())
 
 
 def outstanding_failures(connection: Connection, repository_id: int) -> list[Failure]:

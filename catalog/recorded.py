@@ -5,6 +5,7 @@ Instants are aware; those that come back are UTC.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,8 +16,8 @@ Instant = datetime
 """``datetime`` where a field has its name."""
 
 STATUSES = ("pending", "indexed", "failed", "withdrawn")
-"""``pending`` and ``failed`` were never indexed (or came back after a withdrawal);
-``indexed`` is readable; ``withdrawn`` is gone from the source and reads as nodata at the head."""
+"""``pending`` and ``failed`` were never indexed; ``indexed`` is readable; ``withdrawn`` is gone
+from the source and reads as nodata at the head, until it comes back and is indexed again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +146,20 @@ class KnownScene:
     last_error: str | None
     bands: frozenset[str] = frozenset()
     """That are indexed."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedState:
+    """What is indexed of a scene, to judge whether a changed item means changed pixels."""
+
+    datetime: Instant
+    boa_offset: int
+    warnings: tuple[str, ...]
+    root: str
+    time_index: int
+    refs_sha256: str
+    files: Mapping[str, AssetRecord]
+    """By band."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ with a small number of statements that does not depend on the size of the batch,
 may be repeated with the same arguments and leave the same rows. The order of a crawl is
 
     registry.register_*, registry.begin_crawl → known_scenes → record_pending
-    → (commit to the store) → record_indexed | failures.record_failed
+    → (commit to the store) → record_indexed | record_updated | failures.record_failed
     → registry.finish_crawl
 
 and a process may die after any of them (the transaction of a function that
@@ -18,16 +18,37 @@ scene of each.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, case, func, insert, literal, null, select, union_all, update
+from sqlalchemy import (
+    Connection,
+    Row,
+    and_,
+    case,
+    delete,
+    func,
+    insert,
+    literal,
+    null,
+    or_,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
-from catalog.assets import common_directory, remove_assets, write_assets
+from catalog.assets import (
+    asset_records,
+    common_directory,
+    files_statement,
+    remove_assets,
+    write_assets,
+)
 from catalog.errors import BusyError, StoreError
 from catalog.failures import forget_failures
 from catalog.models import (
@@ -41,7 +62,7 @@ from catalog.models import (
     STATE_COLUMNS,
 )
 from catalog.portable_sql import one_of, upsert
-from catalog.recorded import Commit, IndexedScene, KnownScene
+from catalog.recorded import Commit, IndexedScene, IndexedState, KnownScene
 from catalog.registry import collection_keys
 from catalog.scene import Scene, scene_from_json, scene_to_json
 from catalog.tiles import BOX, grow_tiles
@@ -129,7 +150,7 @@ def record_pending(
 
     A scene without a place in the store takes the item's metadata and is
     ``pending``. One that has a place keeps it with its metadata and stays
-    ``indexed`` (``pending`` if it was withdrawn); only what is wanted changes.
+    ``indexed`` (or ``withdrawn``); only what is wanted changes.
     Another item than the last that failed starts with no attempts behind it.
 
     Raises:
@@ -181,6 +202,76 @@ def wanted_scenes(
     }
 
 
+def outstanding_scenes(
+    connection: Connection,
+    repository_id: int,
+    collection: str | None = None,
+    *,
+    limit: int,
+    after: int = 0,
+    now: datetime | None = None,
+) -> list[tuple[int, Scene]]:
+    """Scenes whose indexing was begun and not ended, and whose next attempt is due, as they were
+    then, each with a number to go on ``after``. One statement."""
+    scene = SCENES.c
+    statement = (
+        select(scene.id, scene.wanted)
+        .where(
+            scene.repository_id == repository_id,
+            scene.id > after,
+            scene.wanted_sha256.is_not(None),
+            scene.wanted.is_not(None),
+            or_(scene.next_attempt_at.is_(None), scene.next_attempt_at <= (now or _now())),
+        )
+        .order_by(scene.id)
+        .limit(limit)
+    )
+    if collection is not None:
+        keys = select(COLLECTIONS.c.id).where(COLLECTIONS.c.name == collection)
+        statement = statement.where(scene.collection_id.in_(keys))
+    return [(key, scene_from_json(wanted)) for key, wanted in connection.execute(statement)]
+
+
+def indexed_states(
+    connection: Connection, repository_id: int, collection: str, ids: Iterable[str]
+) -> dict[str, IndexedState]:
+    """What is indexed of these items of a collection. Two statements."""
+    scene = SCENES.c
+    statement = (
+        select(
+            scene.id,
+            scene.item_id,
+            scene.datetime,
+            scene.boa_offset,
+            scene.warnings,
+            scene.root,
+            scene.time_index,
+            scene.refs_sha256,
+        )
+        .join(COLLECTIONS, COLLECTIONS.c.id == scene.collection_id)
+        .where(
+            scene.repository_id == repository_id,
+            COLLECTIONS.c.name == collection,
+            scene.status == "indexed",
+            one_of(scene.item_id, list(ids)),
+        )
+    )
+    rows = connection.execute(statement).all()
+    files = asset_records(connection.execute(files_statement([row.id for row in rows])))
+    return {
+        row.item_id: IndexedState(
+            datetime=row.datetime,
+            boa_offset=row.boa_offset,
+            warnings=tuple(row.warnings),
+            root=row.root,
+            time_index=row.time_index,
+            refs_sha256=row.refs_sha256,
+            files=files.get(row.id, {}),
+        )
+        for row in rows
+    }
+
+
 def record_indexed(
     connection: Connection,
     repository_id: int,
@@ -188,10 +279,14 @@ def record_indexed(
     scenes: Sequence[IndexedScene],
     crawl: int | None = None,
     *,
+    withdrawn: Sequence[str] = (),
     now: datetime | None = None,
 ) -> bool:
-    """Record one commit and where its scenes are now, whole. Nine statements, and
+    """Record one commit and where its scenes are now, whole. Ten statements, and
     four more where scenes were indexed before: their earlier states become revisions.
+
+    Args:
+        withdrawn: item ids that the commit took out.
 
     Returns:
         False if the commit had been recorded already; then nothing changes, even
@@ -203,10 +298,9 @@ def record_indexed(
             commits to the branch, or a commit before this one is not recorded.
         StoreError: another scene has been recorded at the place of one of these.
     """
-    moment = now or datetime.now(UTC)
     collection = collection_keys(connection, {commit.collection})[commit.collection]
     branch = _branch(connection, repository_id, collection, commit)
-    if not _add_snapshot(connection, branch.id, commit, len(scenes), crawl):
+    if not _add_snapshot(connection, branch.id, commit, len(scenes) + len(withdrawn), crawl):
         return False
     if commit.parent_id is not None and branch.head_snapshot not in (
         commit.parent_id,
@@ -221,26 +315,115 @@ def record_indexed(
         .where(BRANCHES.c.id == branch.id)
         .values(head_snapshot=commit.snapshot_id, updated_at=commit.written_at)
     )
+    moment = _next_moment(connection, now)
+    place = {"branch_id": branch.id, "snapshot_id": commit.snapshot_id}
+    try:
+        _record_states(connection, repository_id, collection, scenes, place, crawl, moment)
+    except IntegrityError as error:
+        if "time_index" not in str(error.orig):
+            raise
+        raise StoreError(
+            f"{commit.branch}: commit {commit.snapshot_id} puts a scene where the catalog "
+            "has another"
+        ) from error
+    if withdrawn:
+        _withdraw(connection, repository_id, collection, withdrawn, commit, crawl, moment)
+    return True
+
+
+def record_updated(
+    connection: Connection,
+    repository_id: int,
+    collection: str,
+    scenes: Sequence[IndexedScene],
+    crawl: int | None = None,
+    *,
+    now: datetime | None = None,
+) -> None:
+    """Record changed items whose files are as they were: the scenes stay where they are, at the
+    snapshot they have. Eleven statements.
+
+    Raises:
+        NotFoundError: the collection is not registered.
+    """
+    if scenes:
+        key = collection_keys(connection, {collection})[collection]
+        moment = _next_moment(connection, now)
+        _record_states(connection, repository_id, key, scenes, {}, crawl, moment)
+
+
+def same_acquisitions(
+    connection: Connection, repository_id: int, collection: str, ids: Iterable[str]
+) -> dict[str, list[str]]:
+    """Those of these items that other indexed scenes of the collection are the same acquisition
+    as, with the ids of those. One statement."""
+    scene, other = SCENES.c, SCENES.alias("other")
+    same = ("acquisition", "tile", "collection_id", "repository_id")
+    statement = (
+        select(scene.item_id, other.c.item_id)
+        .join(other, and_(*(other.c[name] == scene[name] for name in same)))
+        .join(COLLECTIONS, COLLECTIONS.c.id == scene.collection_id)
+        .where(
+            scene.repository_id == repository_id,
+            COLLECTIONS.c.name == collection,
+            one_of(scene.item_id, list(ids)),
+            other.c.item_id != scene.item_id,
+            other.c.status == "indexed",
+        )
+        .order_by(scene.item_id, other.c.item_id)
+    )
+    found: dict[str, list[str]] = {}
+    for item, twin in connection.execute(statement):
+        found.setdefault(item, []).append(twin)
+    return found
+
+
+def forget_scenes(
+    connection: Connection, repository_id: int, collection: str, ids: Sequence[str]
+) -> None:
+    """Give up what is outstanding of items that are gone from the source: those that were never
+    indexed are forgotten, the others stay as they are recorded. Five statements."""
+    key = collection_keys(connection, {collection})[collection]
+    these = (
+        SCENES.c.repository_id == repository_id,
+        SCENES.c.collection_id == key,
+        one_of(SCENES.c.item_id, ids),
+    )
+    connection.execute(delete(SCENES).where(*these, SCENES.c.snapshot_id.is_(None)))
+    connection.execute(update(SCENES).where(*these).values(**_NO_WORK))
+    forget_failures(connection, repository_id, key, ids)
+
+
+def _record_states(
+    connection: Connection,
+    repository_id: int,
+    collection: int,
+    scenes: Sequence[IndexedScene],
+    place: Mapping[str, Any],
+    crawl: int | None,
+    moment: datetime,
+) -> None:
+    """The new states of scenes, at ``place`` (branch and snapshot) or where each was."""
     batch = {indexed.scene.id: indexed for indexed in scenes}
     if not batch:
-        return True
+        return
     before = _existing(connection, repository_id, collection, batch)
     replaced = [row.id for row in before.values() if row.snapshot_id is not None]
     if replaced:
         _keep_revisions(connection, replaced, moment)
-    shared = {
-        "repository_id": repository_id,
-        "branch_id": branch.id,
-        "snapshot_id": commit.snapshot_id,
-        "recorded_at": moment,
-    }
     rows = []
     for item_id, indexed in batch.items():
         old = before.get(item_id)
+        where = place or (
+            {"branch_id": old.branch_id, "snapshot_id": old.snapshot_id} if old else {}
+        )
         rows.append(
             _described(indexed.scene, collection)
-            | shared
+            | dict(where)
+            | _NO_WORK
             | {
+                "repository_id": repository_id,
+                "recorded_at": moment,
                 "status": "indexed",
                 "revision": 1 + (old.revision if old else 0),
                 "root": indexed.root,
@@ -249,22 +432,9 @@ def record_indexed(
                 "warnings": list(dict.fromkeys((*indexed.scene.warnings, *indexed.warnings))),
                 "href_prefix": common_directory([file.href for file in indexed.files]),
                 "crawl_id": crawl,
-                "wanted_sha256": None,
-                "wanted": None,
-                "attempts": 0,
-                "last_error": None,
-                "next_attempt_at": None,
             }
         )
-    try:
-        connection.execute(_indexed_statement(connection.dialect.name), rows)
-    except IntegrityError as error:
-        if "time_index" not in str(error.orig):
-            raise
-        raise StoreError(
-            f"{commit.branch}: commit {commit.snapshot_id} puts a scene where the catalog "
-            "has another"
-        ) from error
+    connection.execute(_indexed_statement(connection.dialect.name), rows)
     if len(before) < len(batch):
         before = _existing(connection, repository_id, collection, batch)
     write_assets(
@@ -276,9 +446,59 @@ def record_indexed(
     )
     grow_tiles(connection, [indexed.scene for indexed in batch.values()])
     forget_failures(connection, repository_id, collection, list(batch))
-    return True
 
 
+def _withdraw(
+    connection: Connection,
+    repository_id: int,
+    collection: int,
+    ids: Sequence[str],
+    commit: Commit,
+    crawl: int | None,
+    moment: datetime,
+) -> None:
+    before = _existing(connection, repository_id, collection, ids)
+    indexed = [row.id for row in before.values() if row.status == "indexed"]
+    if not indexed:
+        return
+    _keep_revisions(connection, indexed, moment)
+    connection.execute(
+        update(SCENES)
+        .where(one_of(SCENES.c.id, indexed))
+        .values(
+            status="withdrawn",
+            revision=SCENES.c.revision + 1,
+            snapshot_id=commit.snapshot_id,
+            refs_sha256=NO_REFERENCES,
+            recorded_at=moment,
+            crawl_id=crawl,
+            **_NO_WORK,
+        )
+    )
+    forget_failures(connection, repository_id, collection, ids)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _next_moment(connection: Connection, now: datetime | None) -> datetime:
+    """Later than any moment recorded so far, whatever the clock says: what is asked for since a
+    moment is never missed."""
+    last = connection.execute(select(func.max(SCENES.c.recorded_at))).scalar_one()
+    moment = now or _now()
+    return moment if last is None or moment > last else last + timedelta(microseconds=1)
+
+
+NO_REFERENCES = hashlib.sha256().hexdigest()
+"""``refs_sha256`` of a scene that has none: of a withdrawn one."""
+_NO_WORK: dict[str, Any] = {
+    "wanted_sha256": None,
+    "wanted": None,
+    "attempts": 0,
+    "last_error": None,
+    "next_attempt_at": None,
+}
 _UNIQUE = ("item_id", "collection_id", "repository_id")
 # Columns named as the fields of Scene that fill them.
 _SAME = (
@@ -305,7 +525,7 @@ def _pending_statement(dialect: str) -> Any:
         name: case((placed, old[name]), else_=new[name])
         for name in (*_SAME, *BOX, "warnings", "recorded_at", "crawl_id")
     }
-    changes["status"] = case((old.status == "indexed", old.status), else_="pending")
+    changes["status"] = case((placed, old.status), else_="pending")
     changes["wanted_sha256"], changes["wanted"] = new.wanted_sha256, new.wanted
     changes["attempts"] = case((again, old.attempts), else_=0)
     changes["last_error"] = case((again, old.last_error), else_=null())
@@ -367,7 +587,14 @@ def _existing(
 ) -> dict[str, Row]:
     scene = SCENES.c
     statement = (
-        select(scene.id, scene.item_id, scene.snapshot_id, scene.revision)
+        select(
+            scene.id,
+            scene.item_id,
+            scene.status,
+            scene.branch_id,
+            scene.snapshot_id,
+            scene.revision,
+        )
         .where(
             one_of(scene.item_id, ids),
             scene.collection_id == collection,

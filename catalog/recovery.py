@@ -38,6 +38,8 @@ class Recovered:
     """That were not recorded."""
     scenes: int
     """Of those commits, recorded now."""
+    withdrawn: int
+    """That those commits took out."""
     pending: int
     """Of those commits, left for the next crawl that meets them."""
     requests: int
@@ -61,7 +63,7 @@ async def recover(
             f"{repository.location} has no branch {missing[0]}, which the catalog records: is "
             "this the catalog's own repository?"
         )
-    total = Recovered(0, 0, 0, 0, 0)
+    total = Recovered(0, 0, 0, 0, 0, 0)
     for branch in sorted(there):
         head = await asyncio.to_thread(repository.head, branch)
         since = recorded[branch].snapshot_id if branch in recorded else None
@@ -70,17 +72,18 @@ async def recover(
         history = await asyncio.to_thread(repository.history, branch, since=since)
         if not history:
             continue  # made, and nothing committed yet
-        scenes, pending, requests = await _record(
+        scenes, withdrawn, pending, requests = await _record(
             engine, repository, repository_id, reader, crawl, branch, history
         )
         log.warning(
-            "%s: %d commits of a crawl that died are recorded now: %d scenes, %d still pending",
-            branch, len(history), scenes, pending,
+            "%s: %d commits of a crawl that died are recorded now: %d scenes, %d withdrawn, %d "
+            "still pending", branch, len(history), scenes, withdrawn, pending,
         )  # fmt: skip
         total = Recovered(
             total.branches + 1,
             total.commits + len(history),
             total.scenes + scenes,
+            total.withdrawn + withdrawn,
             total.pending + pending,
             total.requests + requests,
         )
@@ -95,11 +98,15 @@ async def _record(
     crawl: int | None,
     branch: str,
     history: Sequence[Snapshot],
-) -> tuple[int, int, int]:
+) -> tuple[int, int, int, int]:
     collection, _, tile = branch.rpartition("/")
     ids = list(dict.fromkeys(item for snapshot in history for item in snapshot.scenes))
     store = repository.store(history[-1].id)
     places = await asyncio.to_thread(scene_ids, store)
+    # What a later one of the commits wrote again is there.
+    named = dict.fromkeys(item for snapshot in history for item in snapshot.withdrawn)
+    gone = [item for item in named if item not in places]
+    ids = [item for item in ids if item not in gone]
     epsg = await asyncio.to_thread(cube_epsg, store)
     with read_transaction(engine) as connection:
         wanted = records.wanted_scenes(connection, repository_id, collection, ids)
@@ -134,9 +141,16 @@ async def _record(
                 written_at=snapshot.written_at,
             )
             # All are read at the last of the commits: there each is as it was left.
-            last = adopted if number == len(history) else []
-            records.record_indexed(connection, repository_id, commit, last, crawl)
-    return len(adopted), len(ids) - len(adopted), requests
+            last = number == len(history)
+            records.record_indexed(
+                connection,
+                repository_id,
+                commit,
+                adopted if last else [],
+                crawl,
+                withdrawn=gone if last else [],
+            )
+    return len(adopted), len(gone), len(ids) - len(adopted), requests
 
 
 def indexed_scene(

@@ -54,6 +54,8 @@ class Snapshot:
     """Aware, UTC."""
     scenes: tuple[str, ...]
     """Item ids it wrote."""
+    withdrawn: tuple[str, ...]
+    """Item ids it took out."""
 
 
 class Repository:
@@ -213,8 +215,8 @@ class Repository:
                 return found[::-1]
             if info.parent_id is None:
                 break
-            scenes = tuple(info.metadata.get("scenes", ()))
-            found.append(Snapshot(info.id, info.parent_id, info.written_at, scenes))
+            named = (tuple(info.metadata.get(key, ())) for key in ("scenes", "withdrawn"))
+            found.append(Snapshot(info.id, info.parent_id, info.written_at, *named))
         if since is not None:
             raise StoreError(
                 f"branch {branch} of {self.location} does not hold snapshot {since}, which the "

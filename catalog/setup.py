@@ -10,11 +10,12 @@ from datetime import timedelta
 from sqlalchemy import Engine
 
 from catalog import database, lease, registry
-from catalog.crawl import Crawl, Report
+from catalog.crawl import Crawl
 from catalog.errors import CatalogError
 from catalog.header import HeaderReader
 from catalog.models import REVISION
 from catalog.recovery import Recovered, recover
+from catalog.report import Report
 from catalog.repository import Repository
 from catalog.settings import Settings
 from catalog.upkeep import Upkeep, maintain
@@ -65,6 +66,7 @@ def open_crawl(
     concurrency: int = 32,
     dry_run: bool = False,
     on_progress: Callable[[Report], None] | None = None,
+    retry: bool = False,
     wait: float | None = 0.0,
 ) -> Crawl:
     """A crawl over what ``settings`` name; its arguments are those of ``Crawl``.
@@ -82,6 +84,7 @@ def open_crawl(
         concurrency=concurrency,
         dry_run=dry_run,
         on_progress=on_progress,
+        retry=retry,
         wait=wait,
     )
 

@@ -63,10 +63,16 @@ class StoredScene:
         """A read-only Zarr store of the scene's branch at its recorded snapshot.
 
         Raises:
-            NotFoundError: the scene is not indexed.
+            NotFoundError: the scene is not indexed, or withdrawn: what it was is at the earlier
+                snapshots of its branch.
         """
-        if self.record.snapshot_id is None:
+        if self.record.snapshot_id is None or self.record.status == "withdrawn":
             reason = f": {self.record.last_error}" if self.record.last_error else ""
+            if self.record.status == "withdrawn":
+                reason = (
+                    f": it is gone from the source since snapshot {self.record.snapshot_id} of "
+                    f"{self.record.branch}"
+                )
             raise NotFoundError(f"{self.record.id} is {self.record.status}, not indexed{reason}")
         return self._open_store(self.record.snapshot_id)
 

@@ -36,15 +36,16 @@ from sqlalchemy import Engine, text
 
 import catalog
 from catalog.cli import main
-from catalog.crawl import Report
 from catalog.database import open_engine, read_transaction
 from catalog.demo.archive import Archive, build_archive, load_archive
 from catalog.demo.server import ArchiveServer
+from catalog.report import Report
 from catalog.repository import Repository
 from catalog.settings import Settings, load_settings
 from catalog.setup import open_crawl, set_up
 from catalog.stac_query import StacQuery
 from catalog.stac_search import search_items
+from catalog.sync import scope
 
 TILES = ("10TFR", "10TGR")
 DATES = ("2023-03-08", "2023-05-02", "2023-12-23")
@@ -116,6 +117,9 @@ class Stack:
         stac: str | None = None,
         bands: list[str] | None = None,
         dry_run: bool = False,
+        retry: bool = False,
+        sync: bool = False,
+        outstanding: bool = False,
         page_size: int = 100,
         items: Iterable[Any] | None = None,
         **query: Any,
@@ -123,10 +127,17 @@ class Stack:
         """A crawl in this process; its requests are the only ones the server remembers."""
         url = stac or self.server.stac_url
         self.server.requests.reset()
-        with open_crawl(self.settings, bands=bands, dry_run=dry_run) as crawl:
+        with open_crawl(self.settings, bands=bands, dry_run=dry_run, retry=retry) as crawl:
             asked = StacQuery.parse(collection=collection, **query)
             documents = items or search_items(url, asked, retries=0, page_size=page_size)
-            return crawl.run(documents, query=asked.as_dict(), collection=collection, stac=url)
+            return crawl.run(
+                documents,
+                query=asked.as_dict(),
+                collection=collection,
+                stac=url,
+                outstanding=outstanding,
+                scope=scope(url, asked) if sync else None,
+            )
 
     def connect(self) -> catalog.Catalog:
         return catalog.connect(config=self.config)

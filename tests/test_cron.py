@@ -97,7 +97,7 @@ def test_what_changed_since_is_found_and_an_interrupted_crawl_moves_nothing_on(
         properties["updated"] = later.isoformat().replace("+00:00", "Z")
         properties["eo:cloud_cover"] = 77.0
         report = run(stack)
-        assert (report["changed"], report["indexed"]) == (1, 1)
+        assert (report["changed"], report["updated"], report["indexed"]) == (1, 1, 0)
         assert saved(stack, "valley").watermark == later
     finally:
         properties.clear()

@@ -374,11 +374,11 @@ def test_statements_do_not_grow_with_the_batch(
         assert len(seen) == 1
         with statements(engine) as seen:
             record_indexed(connection, repository, _commit(), _indexed(scenes), crawl)
-        assert len(seen) == 9, seen
+        assert len(seen) == 10, seen
         with statements(engine) as seen:
             again = _commit("SNAP2", "SNAP1")
             record_indexed(connection, repository, again, _indexed(scenes), crawl)
-        assert len(seen) == 13, seen
+        assert len(seen) == 14, seen
         with statements(engine) as seen:
             assert not record_indexed(connection, repository, again, _indexed(scenes), crawl)
         assert len(seen) == 3, seen

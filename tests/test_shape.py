@@ -29,8 +29,18 @@ ORDER = [
     {"storage", "repository", "cube_writer", "arrays", "virtual"},
     {"recorded", "portable_sql", "models", "database"},
     {"registry", "tiles", "assets", "failures", "records", "heads", "status"},
-    {"query", "selection", "lease", "expiry", "watches"},
-    {"recovery", "crawl", "upkeep", "stored_scene", "lookup", "preview"},
+    {"query", "selection", "lease", "expiry", "watches", "report", "revisit"},
+    {
+        "recovery",
+        "committer",
+        "sieve",
+        "sync",
+        "crawl",
+        "upkeep",
+        "stored_scene",
+        "lookup",
+        "preview",
+    },
     {"setup", "__init__"},
     {"cron"},
     {"cli_options", "cli_crawl", "cli"},
@@ -44,9 +54,19 @@ STORE = {
 SQL = {
     "sqlalchemy", "catalog.portable_sql", "catalog.models", "catalog.database", "catalog.registry",
     "catalog.tiles", "catalog.assets", "catalog.failures", "catalog.records", "catalog.heads",
-    "catalog.status", "catalog.selection", "catalog.lease", "catalog.expiry", "catalog.watches",
+    "catalog.status", "catalog.sieve", "catalog.sync", "catalog.selection", "catalog.lease",
+    "catalog.expiry", "catalog.watches",
 }  # fmt: skip
-COMPOSERS = {"recovery", "crawl", "upkeep", "setup", "lookup", "stored_scene", "__init__"}
+COMPOSERS = {
+    "recovery",
+    "committer",
+    "crawl",
+    "upkeep",
+    "setup",
+    "lookup",
+    "stored_scene",
+    "__init__",
+}
 """May know both the store and SQL: the write path, the read path and what opens them."""
 
 

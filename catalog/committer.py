@@ -1,0 +1,168 @@
+"""One batch at a time into the store and then into SQL: the one writer of a crawl.
+
+In this order, so that a process may die after any line: the commit names what it wrote or took
+out, and the next crawl records it (``recovery.py``).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+
+from catalog import heads, records
+from catalog.cube import SceneReferences
+from catalog.cube_writer import Placement, Written, withdraw_batch, write_batch
+from catalog.database import write_transaction
+from catalog.errors import BusyError
+from catalog.header import Header
+from catalog.lease import Lease
+from catalog.recorded import Commit, IndexedScene, IndexedState
+from catalog.recovery import indexed_scene
+from catalog.report import Report
+from catalog.repository import Repository
+from catalog.scene import Scene
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Ready:
+    """A scene whose headers are read."""
+
+    scene: Scene
+    references: SceneReferences
+    headers: tuple[Header, ...]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Collection and item id."""
+        return self.scene.collection, self.scene.id
+
+    def indexed(self, place: Placement) -> IndexedScene:
+        return indexed_scene(self.scene, self.references, self.headers, place)
+
+
+@dataclass(slots=True)
+class Committer:
+    """Writes for one crawl; counts into its report."""
+
+    engine: Engine
+    repository: Repository
+    repository_id: int
+    crawl_id: int
+    lease: Lease
+    report: Report
+
+    def record_same(
+        self, same: Sequence[Ready], states: Mapping[tuple[str, str], IndexedState]
+    ) -> None:
+        """Records changed items whose files, read now, are those that are indexed."""
+        by_collection: dict[str, list[IndexedScene]] = {}
+        for ready in same:
+            state = states[ready.key]
+            place = Placement(state.root, state.time_index)
+            by_collection.setdefault(ready.scene.collection, []).append(ready.indexed(place))
+        with self.report.timed("records"), write_transaction(self.engine) as connection:
+            for collection, scenes in by_collection.items():
+                records.record_updated(
+                    connection, self.repository_id, collection, scenes, self.crawl_id
+                )
+        self.report.updated += len(same)
+
+    def write(self, key: tuple[str, str], batch: Sequence[Ready]) -> None:
+        """Scenes of one tile (``key`` is its collection and name): one commit, one transaction.
+
+        Raises:
+            StoreError: the repository refused the commit.
+            BusyError: the lease is lost, or another crawl commits to the branch.
+        """
+        collection, tile = key
+        branch = f"{collection}/{tile}"
+        self.lease.check()
+        with self.report.timed("commit"):
+            written = write_batch(
+                self.repository,
+                branch,
+                collection=collection,
+                tile=tile,
+                scenes=[ready.references for ready in batch],
+                crawl=str(self.crawl_id),
+            )
+        scenes = [ready.indexed(written.placements[ready.scene.id]) for ready in batch]
+        transform = batch[0].references.arrays[0].spec.grid.transform
+        origin = (transform[2], transform[5])
+        commit = _commit(collection, tile, batch[0].scene.epsg, written, origin)
+        with self.report.timed("records"), write_transaction(self.engine) as connection:
+            self._check_mine(
+                commit,
+                records.record_indexed(
+                    connection, self.repository_id, commit, scenes, self.crawl_id
+                ),
+            )
+            ids = [ready.scene.id for ready in batch]
+            twins = records.same_acquisitions(connection, self.repository_id, collection, ids)
+        for item, others in twins.items():
+            log.info("%s is the same acquisition as %s", item, ", ".join(others))
+        self.report.duplicates += len(twins)
+        self.report.commits += 1
+        self.report.indexed += len(batch)
+        log.info("%s: %d scenes, snapshot %s", branch, len(batch), written.snapshot_id)
+
+    def withdraw(self, collection: str, tile: str, ids: Sequence[str]) -> None:
+        """Takes indexed scenes of one tile out: one commit, one transaction.
+
+        Raises:
+            StoreError, BusyError: as ``write``.
+        """
+        branch = f"{collection}/{tile}"
+        self.lease.check()
+        written = withdraw_batch(
+            self.repository,
+            branch,
+            collection=collection,
+            tile=tile,
+            ids=ids,
+            crawl=str(self.crawl_id),
+        )
+        with write_transaction(self.engine) as connection:
+            epsg = heads.branch_heads(connection, self.repository_id)[branch].epsg
+            commit = _commit(collection, tile, epsg, written)
+            self._check_mine(
+                commit,
+                records.record_indexed(
+                    connection, self.repository_id, commit, [], self.crawl_id, withdrawn=ids
+                ),
+            )
+        self.report.commits += 1
+        self.report.withdrawn += len(ids)
+        log.info("%s: %d scenes withdrawn, snapshot %s", branch, len(ids), written.snapshot_id)
+
+    def _check_mine(self, commit: Commit, mine: bool) -> None:
+        if not mine:
+            # Its scenes are still pending, so nothing is lost.
+            raise BusyError(
+                f"{commit.branch}: another crawl has recorded our commit {commit.snapshot_id} as "
+                "one that nobody would: two write to this repository"
+            )
+
+
+def _commit(
+    collection: str,
+    tile: str,
+    epsg: int,
+    written: Written,
+    origin: tuple[float, float] | None = None,
+) -> Commit:
+    return Commit(
+        branch=written.branch,
+        collection=collection,
+        tile=tile,
+        epsg=epsg,
+        snapshot_id=written.snapshot_id,
+        parent_id=written.parent_id,
+        written_at=written.written_at,
+        origin=origin,
+    )

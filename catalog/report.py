@@ -1,0 +1,85 @@
+"""What a crawl did, in numbers and by name."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from catalog.recorded import CrawlCounts
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One scene that was not indexed."""
+
+    scene: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Report:
+    """What a crawl did; counts as in the contract, and the failures by name."""
+
+    found: int = 0
+    """Items the search returned that match the question."""
+    new: int = 0
+    """Scenes not indexed before, or withdrawn since: earlier failures among them."""
+    changed: int = 0
+    """Scenes whose item is another than the one indexed, or was since and failed."""
+    unchanged: int = 0
+    """Scenes whose item is byte for byte as indexed: no file of theirs is asked for."""
+    parked: int = 0
+    """Items that failed more than once and are not due yet: no file of theirs is asked for."""
+    retried: int = 0
+    """Scenes taken up again that no search had to return."""
+    indexed: int = 0
+    """Scenes written to the store."""
+    updated: int = 0
+    """Changed items whose files are as they were: recorded, not written."""
+    failed: int = 0
+    withdrawn: int = 0
+    """Scenes whose items are gone from the source."""
+    duplicates: int = 0
+    """Of the scenes indexed, those that another scene is the same acquisition as."""
+    commits: int = 0
+    requests: int = 0
+    """GET requests to files."""
+    seconds: float = 0.0
+    recovered: int = 0
+    """Scenes that an earlier crawl committed and did not live to record."""
+    watermark: datetime | None = None
+    """Newest ``updated`` of the items found, UTC; None where the source does not say."""
+    interrupted: bool = False
+    failures: list[Failure] = field(default_factory=list, repr=False)
+    cpu: dict[str, float] = field(default_factory=dict)
+    """Seconds of CPU by step, of the threads that run them."""
+
+    def counts(self) -> CrawlCounts:
+        names = CrawlCounts.__dataclass_fields__
+        return CrawlCounts(**{name: getattr(self, name) for name in names})
+
+    def fail(self, scene: str, reason: str) -> None:
+        self.failed += 1
+        self.failures.append(Failure(scene, reason))
+        log.warning("%s", reason, extra={"scene": scene})
+
+    def timed(self, step: str) -> Timed:
+        return Timed(self.cpu, step)
+
+
+class Timed:
+    """Adds the CPU seconds of a block in this thread to ``totals[step]``."""
+
+    def __init__(self, totals: dict[str, float], step: str) -> None:
+        self._totals, self._step = totals, step
+
+    def __enter__(self) -> None:
+        self._start = time.thread_time()
+
+    def __exit__(self, *exc: object) -> None:
+        spent = time.thread_time() - self._start
+        self._totals[self._step] = self._totals.get(self._step, 0.0) + spent
