@@ -17,6 +17,8 @@ cause stays in ``__cause__``.
 
 from __future__ import annotations
 
+import re
+
 
 class CatalogError(Exception):
     """Root of every error that cogcat raises on purpose."""
@@ -81,7 +83,19 @@ class StoreError(CatalogError):
     """The Icechunk repository refused a write or lost a read."""
 
 
-def first_line(error: BaseException) -> str:
-    """What an error of another library says, fit for a message of ours."""
-    text = str(error).strip() or type(error).__name__
+def first_line(error: BaseException | str) -> str:
+    """What an error of another library says, fit for a message of ours: no secret is in it."""
+    text = redacted(str(error)).strip() or type(error).__name__
     return text.splitlines()[0].strip()[:300]
+
+
+_SECRETS = re.compile(
+    r"(?i)(\b(?:sig|signature|x-amz-(?:signature|credential|security-token)|\w*token|\w*secret\w*"
+    r"|password|passwd|\w*key)=)[^&\s\"'<>()]+"
+)
+_PASSWORD = re.compile(r"(\w://[^\s/:@]*):[^\s/@]+@")
+
+
+def redacted(text: str) -> str:
+    """``text`` with signatures, tokens and passwords of its URLs left out."""
+    return _PASSWORD.sub(r"\1:…@", _SECRETS.sub(r"\1…", text))

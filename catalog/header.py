@@ -32,7 +32,7 @@ from catalog.directories import (
     Tag,
     read_directories,
 )
-from catalog.errors import HeaderError
+from catalog.errors import HeaderError, first_line
 from catalog.scene import Asset
 from catalog.settings import Source
 from catalog.sources import location, open_store, resolve
@@ -365,12 +365,10 @@ def _transform(image: Directory, asset: Asset) -> Transform:
 
 def _unreadable(error: Exception) -> str:
     """obstore's words without the address, which errors name anyway, and without timings."""
-    text = _first_line(error)
+    text = str(error).strip()
     if "416 Range Not Satisfiable" in text or "Requested range was invalid" in text:
         return "the file is empty"
-    return f"cannot be read: {text.rpartition(' - ')[2] if 'Error performing' in text else text}"
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
+    if "Error performing" in text:
+        # Before it is cut to length: what is left of a signed address must not hold its token.
+        text = text.splitlines()[0].rpartition(" - ")[2]
+    return f"cannot be read: {first_line(text or type(error).__name__)}"

@@ -88,7 +88,11 @@ def register_sources(
     connection: Connection, sources: Iterable[Source], *, now: datetime | None = None
 ) -> None:
     """Keep the sources of the settings as they are now. One statement."""
-    rows = [asdict(source) | {"seen_at": now or datetime.now(UTC)} for source in sources]
+    seen = {"seen_at": now or datetime.now(UTC)}
+    rows = [
+        {key: value for key, value in asdict(source).items() if key in SOURCES.c} | seen
+        for source in sources
+    ]
     if not rows:
         return
     statement = upsert(connection.dialect.name, SOURCES)

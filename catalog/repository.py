@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,22 @@ from urllib.parse import urlsplit
 import icechunk
 import numpy as np
 from filelock import FileLock
-from icechunk.credentials import HttpAccess, LocalFileSystemAccess
+from icechunk.credentials import (
+    AzureRefreshableCredential,
+    HttpAccess,
+    LocalFileSystemAccess,
+    azure_anonymous_credentials,
+    azure_refreshable_credentials,
+)
+from icechunk.storage import azure_store
 from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from catalog.cube import main_document
 from catalog.errors import ConfigError, NotFoundError, StoreError, first_line
-from catalog.settings import Source
+from catalog.settings import BUILT_IN_SOURCES, Source
+from catalog.signing import token
 from catalog.storage import (
     Options,
     absolute,
@@ -92,8 +100,9 @@ class Repository:
 
         Args:
             location: path or ``s3://bucket/prefix``.
-            sources: their credentials are used for the containers of the same name; other
-                containers are read anonymously.
+            sources: one that is not built in says where the container of its name is read now,
+                whatever the repository remembers (``create`` makes it remember); the built-in
+                ones give credentials only. Other containers are read anonymously.
             options: ``region``, ``endpoint``, ``anonymous`` of an S3 repository.
 
         Raises:
@@ -104,7 +113,11 @@ class Repository:
             if not icechunk.Repository.exists(storage):
                 raise ConfigError(f"no repository at {location}: run `cogcat init`")
             saved = icechunk.Repository.fetch_config(storage)
-            containers = (saved.virtual_chunk_containers or {}) if saved else {}
+            containers = dict((saved.virtual_chunk_containers or {}) if saved else {})
+            names = {container.name for container in containers.values()}
+            for source in sources:
+                if source.name in names and source not in BUILT_IN_SOURCES:
+                    containers = _pointed(containers, source, location)
             repository = icechunk.Repository.open(
                 storage,
                 config=_config(containers),
@@ -133,20 +146,9 @@ class Repository:
                 probe_conditional_writes(location, options)
             saved = icechunk.Repository.fetch_config(storage) if exists else None
             containers = dict((saved.virtual_chunk_containers or {}) if saved else {})
-            before = {prefix: c.name for prefix, c in containers.items()}
+            before = containers
             for source in sources:
-                other = containers.get(source.url)
-                if other is not None and other.name != source.name:
-                    raise ConfigError(
-                        f"source {source.name!r}: {source.url} is the container {other.name!r} of "
-                        f"repository {location}, and references name it: call the source so"
-                    )
-                containers = {
-                    prefix: container
-                    for prefix, container in containers.items()
-                    if container.name != source.name
-                }
-                containers[source.url] = _container(source)
+                containers = _pointed(containers, source, location)
             make = icechunk.Repository.open if exists else icechunk.Repository.create
             repository = make(
                 storage,
@@ -155,7 +157,7 @@ class Repository:
             )
             made = cls(location, repository)
             made._introduce()
-            if before != {prefix: c.name for prefix, c in containers.items()}:
+            if before != containers:
                 repository.save_config()
         return made
 
@@ -309,6 +311,23 @@ def _config(containers: Mapping[str, icechunk.VirtualChunkContainer]) -> icechun
     return config
 
 
+Containers = Mapping[str, icechunk.VirtualChunkContainer]
+
+
+def _pointed(
+    containers: Containers, source: Source, location: str
+) -> dict[str, icechunk.VirtualChunkContainer]:
+    """``containers`` by prefix, with the one of the source's name at the source's url."""
+    other = containers.get(source.container_url)
+    if other is not None and other.name != source.name:
+        raise ConfigError(
+            f"source {source.name!r}: {source.container_url} is the container {other.name!r} of "
+            f"repository {location}, and references name it: call the source so"
+        )
+    others = {prefix: c for prefix, c in containers.items() if c.name != source.name}
+    return {**others, source.container_url: _container(source)}
+
+
 def _container(source: Source) -> icechunk.VirtualChunkContainer:
     store: Any
     if source.scheme == "s3":
@@ -321,13 +340,19 @@ def _container(source: Source) -> icechunk.VirtualChunkContainer:
             force_path_style=bool(source.endpoint),
             requester_pays=source.requester_pays,
         )
+    elif source.scheme == "az":
+        options = {}
+        if source.endpoint:
+            options["azure_storage_endpoint"] = source.endpoint
+            options["allow_http"] = str(source.endpoint.startswith("http://")).lower()
+        store = azure_store(account=source.azure[0], config=options)
     elif source.scheme == "file":
         store = icechunk.local_filesystem_store(urlsplit(source.url).path)
     else:
         store = icechunk.http_store(
             {"allow_http": "true"} if source.scheme == "http" else None,
         )
-    return icechunk.VirtualChunkContainer(source.url, store, name=source.name)
+    return icechunk.VirtualChunkContainer(source.container_url, store, name=source.name)
 
 
 def _credentials(
@@ -343,6 +368,12 @@ def _credentials(
             credentials[prefix] = icechunk.s3_credentials(
                 anonymous=None if signed else True, from_env=True if signed else None
             )
+        elif scheme == "az":
+            credentials[prefix] = (
+                azure_refreshable_credentials(partial(_azure_credential, *source.azure[:2]))
+                if source is not None and source.scheme == "az"
+                else azure_anonymous_credentials()
+            )
         elif scheme == "file":
             credentials[prefix] = LocalFileSystemAccess
         else:
@@ -350,3 +381,10 @@ def _credentials(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return icechunk.containers_credentials(credentials)
+
+
+def _azure_credential(account: str, container: str) -> AzureRefreshableCredential.SasToken:
+    """What icechunk calls when it has no token or the last has expired; picklable with its
+    arguments, so that a store sent to another process gets tokens of its own there."""
+    given = token(account, container)
+    return AzureRefreshableCredential.SasToken(given.query, expires_after=given.use_until)

@@ -24,6 +24,8 @@ DEFAULT_REPOSITORY = "./cogcat-repo"
 DEFAULT_CONFIG = "cogcat.toml"
 EARTH_SEARCH = "https://earth-search.aws.element84.com/v1"
 DEFAULT_COLLECTION = "sentinel-2-c1-l2a"
+PLANETARY_COMPUTER = "planetary-computer"
+AZURE_URL = re.compile(r"https://([a-z0-9]+)\.blob\.core\.windows\.net/([^/]+)/(.*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +41,18 @@ class Source:
     match: str
     """Prefix of the href as in the item, ending in ``/``."""
     url: str
-    """Prefix it becomes: ``s3://bucket/``, ``https://…/``, ``file:///…/``; ends in ``/``."""
+    """Prefix it becomes: ``s3://bucket/``, ``https://…/``, ``file:///…/``; ends in ``/``. With
+    ``sign`` an Azure container's, ``https://{account}.blob.core.windows.net/{container}/``."""
     region: str | None = None
     endpoint: str | None = None
-    """Of an S3-compatible server; ``http://`` is allowed."""
+    """Of an S3-compatible or Azure-compatible server; ``http://`` is allowed."""
     anonymous: bool = True
     """Unsigned requests; False takes keys from the environment (S3 only)."""
     requester_pays: bool = False
+    """The requests say that their account pays (S3 only); they are signed, whatever
+    ``anonymous`` says."""
+    sign: str | None = None
+    """Who gives the tokens that sign requests: ``planetary-computer``, or nobody."""
 
     def __post_init__(self) -> None:
         for name in ("name", "match", "url"):
@@ -57,15 +64,44 @@ class Source:
             value = getattr(self, name)
             if not value.endswith("/"):
                 object.__setattr__(self, name, value + "/")
-        if self.scheme not in ("s3", "http", "https", "file"):
+        if urlsplit(self.url).scheme not in ("s3", "http", "https", "file"):
             raise ConfigError(
                 f"source {self.name!r}: url {self.url!r} must start with s3://, https://, http:// "
                 "or file://"
             )
+        if self.sign is not None:
+            if self.sign != PLANETARY_COMPUTER:
+                raise ConfigError(
+                    f"source {self.name!r}: sign is {self.sign!r}, and only "
+                    f"{PLANETARY_COMPUTER!r} is known"
+                )
+            if not AZURE_URL.match(self.url):
+                raise ConfigError(
+                    f"source {self.name!r}: with sign, url {self.url!r} must be "
+                    "https://ACCOUNT.blob.core.windows.net/CONTAINER/"
+                )
+        if self.requester_pays and self.scheme != "s3":
+            raise ConfigError(f"source {self.name!r}: requester_pays is for s3:// urls only")
 
     @property
     def scheme(self) -> str:
-        return urlsplit(self.url).scheme
+        """``s3``, ``http``, ``https`` or ``file``; ``az`` where requests are signed."""
+        return "az" if self.sign else urlsplit(self.url).scheme
+
+    @property
+    def container_url(self) -> str:
+        """Prefix of the repository's virtual chunk container: ``url``, or Azure's spelling."""
+        if self.scheme != "az":
+            return self.url
+        _, container, prefix = self.azure
+        return f"az://{container}/{prefix}"
+
+    @property
+    def azure(self) -> tuple[str, str, str]:
+        """Storage account, container, and what follows it in ``url``: empty, or ending in ``/``."""
+        found = AZURE_URL.match(self.url)
+        assert found is not None, self.url
+        return found[1], found[2], found[3]
 
 
 BUILT_IN_SOURCES: tuple[Source, ...] = (
@@ -80,6 +116,12 @@ BUILT_IN_SOURCES: tuple[Source, ...] = (
         match="https://sentinel-cogs.s3.us-west-2.amazonaws.com/",
         url="s3://sentinel-cogs/",
         region="us-west-2",
+    ),
+    Source(
+        name=PLANETARY_COMPUTER,
+        match="https://sentinel2l2a01.blob.core.windows.net/sentinel2-l2/",
+        url="https://sentinel2l2a01.blob.core.windows.net/sentinel2-l2/",
+        sign=PLANETARY_COMPUTER,
     ),
 )
 

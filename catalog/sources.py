@@ -6,16 +6,17 @@ The same ``Source`` serves the header read (obstore, here) and the pixel reads
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from obstore.store import HTTPStore, LocalStore, ObjectStore, S3Store
+from obstore.store import AzureStore, HTTPStore, LocalStore, ObjectStore, S3Store
 
 from catalog.errors import ConfigError, HeaderError
 from catalog.settings import Source
+from catalog.signing import require_signing, token
 
 REQUEST_TIMEOUT = timedelta(seconds=30)
 """For one whole request, slow body included."""
@@ -93,5 +94,33 @@ def open_store(source: Source) -> ObjectStore:
             retry_config=RETRY,  # type: ignore[arg-type]
             **options,
         )
+    if source.scheme == "az":
+        return _open_azure(source, client)
     client["allow_http"] = source.scheme == "http"
     return HTTPStore.from_url(source.url.rstrip("/"), client_options=client, retry_config=RETRY)  # type: ignore[arg-type]
+
+
+def _open_azure(source: Source, client: dict[str, Any]) -> ObjectStore:
+    require_signing()
+    account, container, prefix = source.azure
+    options: dict[str, Any] = {}
+    if source.endpoint:
+        options["endpoint"] = source.endpoint
+        client["allow_http"] = source.endpoint.startswith("http://")
+    return AzureStore(
+        container,
+        prefix=unquote(prefix).strip("/") or None,
+        account_name=account,
+        credential_provider=_credential_provider(account, container),
+        client_options=client,  # type: ignore[arg-type]
+        retry_config=RETRY,  # type: ignore[arg-type]
+        **options,
+    )
+
+
+def _credential_provider(account: str, container: str) -> Callable[[], Any]:
+    def provide() -> Any:
+        given = token(account, container)
+        return {"sas_token": given.query, "expires_at": given.use_until}
+
+    return provide

@@ -45,6 +45,7 @@ def test_defaults() -> None:
     assert [source.url for source in BUILT_IN_SOURCES] == [
         "s3://e84-earth-search-sentinel-data/",
         "s3://sentinel-cogs/",
+        "https://sentinel2l2a01.blob.core.windows.net/sentinel2-l2/",
     ]
 
 
@@ -114,7 +115,7 @@ def test_a_source_replaces_the_built_in_one_that_it_names(key: str, value: str) 
     found = load_settings().sources
     assert [source.name for source in found] == [
         value if key == "name" else "mine",
-        "earth-search-v1",
+        *(source.name for source in BUILT_IN_SOURCES[1:]),
     ]
 
 

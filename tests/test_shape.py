@@ -24,7 +24,7 @@ ORDER = [
     {"settings", "bands", "json_values", "parse", "footprint", "area"},
     {"scene", "boa_offset", "item_assets", "item", "item_file"},
     {"stac_api", "stac_query", "stac_search"},
-    {"directories", "sources", "header"},
+    {"directories", "signing", "sources", "header"},
     {"cube"},
     {"storage", "repository", "cube_writer", "arrays", "virtual"},
     {"recorded", "portable_sql", "models", "database"},
