@@ -8,27 +8,25 @@ repository; 130 interrupted, state saved.
 from __future__ import annotations
 
 import json
-import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.logging import RichHandler
 
 import catalog
 from catalog import cli_crawl
 from catalog.cli_options import (
     Group,
-    err,
     geometry,
     json_option,
-    log,
+    log_options,
     print_json,
     print_table,
+    set_up_logs,
     settings_options,
+    tell,
     where_options,
 )
 from catalog.errors import UsageError
@@ -42,17 +40,11 @@ if TYPE_CHECKING:
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(catalog.__version__, prog_name="cogcat")
 @click.option("-v", "--verbose", is_flag=True, help="Show tracebacks and debug logs.")
-def main(verbose: bool) -> None:
+@log_options
+@click.pass_context
+def main(context: click.Context, verbose: bool) -> None:
     """Sentinel-2 COG archives as one versioned Zarr cube, with a SQL catalog of what was done."""
-    level = logging.DEBUG if verbose else logging.INFO
-    handler: logging.Handler
-    if err.is_terminal:
-        handler = RichHandler(console=err, show_path=False)
-    else:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.handlers[:] = [handler]
-    log.setLevel(level)
+    set_up_logs(context)
 
 
 @main.command()
@@ -278,7 +270,7 @@ def _print_scenes(found: Sequence[SceneRecord]) -> None:
                 for scene in found
             ],
         )
-    click.echo(f"{len(found)} scenes", err=True)
+    tell(f"{len(found)} scenes")
 
 
 for _command in (cli_crawl.crawl, cli_crawl.watch, cli_crawl.repair, cli_crawl.maintain):

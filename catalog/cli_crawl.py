@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,6 +16,7 @@ from typing import Any
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from catalog import logs
 from catalog.bands import band_names
 from catalog.cli_options import (
     FAILED,
@@ -24,9 +27,11 @@ from catalog.cli_options import (
     err,
     geometry,
     json_option,
+    log,
     print_json,
     print_table,
     settings_options,
+    tell,
     where_options,
 )
 from catalog.errors import UsageError
@@ -39,6 +44,10 @@ COUNTS = (
 )  # fmt: skip
 BESIDE = ("updated", "parked", "retried", "duplicates", "recovered")
 """Counts beside those of the contract."""
+
+
+PROGRESS = 10.0
+"""Seconds between two lines of progress in a JSON log."""
 
 
 def _wait_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -189,7 +198,7 @@ def _run_watches(
         print_json({**sums, "watches": documents})
     for run in runs:
         if run.report is None:
-            click.echo(f"cogcat: watch {run.watch}: {run.error}", err=True)
+            tell(f"watch {run.watch}: {run.error}", logging.ERROR, watch=run.watch)
         elif not as_json:
             click.echo(f"{run.watch}: {_sentence(run.report, dry_run)}")
     interrupted = any(report.interrupted for report in reports.values())
@@ -420,7 +429,7 @@ def _sentence(report: Any, dry_run: bool) -> str:
 
 def _leave(interrupted: bool, failed: int) -> None:
     if interrupted:
-        click.echo("cogcat: interrupted; what is recorded stays, run it again to go on", err=True)
+        tell("interrupted; what is recorded stays, run it again to go on", logging.WARNING)
         sys.exit(INTERRUPTED)
     if failed:
         sys.exit(FAILED)
@@ -447,6 +456,9 @@ def _write_metrics(path: Path | None, reports: Mapping[str, Any]) -> None:
 @contextmanager
 def _progress(enabled: bool) -> Iterator[Callable[[Any], None]]:
     """A bar on a terminal; elsewhere the log lines of each commit say enough."""
+    if logs.is_json():
+        yield _progress_log()
+        return
     if not (enabled and err.is_terminal):
         yield lambda report: None
         return
@@ -471,6 +483,20 @@ def _progress(enabled: bool) -> Iterator[Callable[[Any], None]]:
         yield show
 
 
+def _progress_log() -> Callable[[Any], None]:
+    """Progress as log lines, one in ``PROGRESS`` seconds."""
+    last = time.monotonic()
+
+    def show(report: Any) -> None:
+        nonlocal last
+        if time.monotonic() - last >= PROGRESS:
+            last = time.monotonic()
+            counts = {key: getattr(report, key) for key in COUNTS[:9]}
+            log.info("crawling", extra=counts)
+
+    return show
+
+
 @contextmanager
 def _stopping() -> Iterator[Callable[[Callable[[], None]], None]]:
     """SIGINT and SIGTERM end the batch in hand, not the process; a second SIGINT does.
@@ -488,7 +514,7 @@ def _stopping() -> Iterator[Callable[[Callable[[], None]], None]]:
     def handler(number: int, frame: Any) -> None:
         nonlocal stopped
         stopped = True
-        err.print("stopping after the batch in hand …")
+        tell("stopping after the batch in hand …")
         for stop in stops:
             stop()
         signal.signal(signal.SIGINT, signal.default_int_handler)

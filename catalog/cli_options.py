@@ -12,10 +12,14 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.logging import RichHandler
 
+from catalog import logs
 from catalog.errors import BusyError, CatalogError, UsageError
 
 FAILED, USAGE, BUSY, INTERRUPTED = 1, 2, 3, 130
+UNEXPECTED = 1
+"""As Python's own for an error that nobody caught."""
 
 err = Console(stderr=True, soft_wrap=True)
 log = logging.getLogger("catalog")
@@ -30,19 +34,75 @@ class Command(click.Command):
         except CatalogError as error:
             if context.find_root().params.get("verbose"):
                 log.exception("%s", type(error).__name__)
-            click.echo(f"cogcat: {error}", err=True)
+            tell(str(error), logging.ERROR)
             sys.exit(BUSY if isinstance(error, BusyError) else USAGE)
         except KeyboardInterrupt:
-            click.echo("cogcat: interrupted", err=True)
+            tell("interrupted", logging.ERROR)
             sys.exit(INTERRUPTED)
         except BrokenPipeError:
             # The reader of our stdout has seen enough.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
+        except Exception as error:
+            if not logs.is_json() or isinstance(
+                error, (click.ClickException, click.exceptions.Exit)
+            ):
+                raise
+            log.critical("unexpected: %s", error, exc_info=True)
+            sys.exit(UNEXPECTED)
 
 
 class Group(click.Group):
     command_class = Command
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except click.ClickException as error:
+            if not logs.is_json():
+                raise
+            log.error("%s", error.format_message())
+            sys.exit(error.exit_code)
+
+
+def tell(message: str, level: int = logging.INFO, **fields: Any) -> None:
+    """A line on stderr that is no log line to a person, and one to a machine."""
+    if logs.is_json():
+        log.log(level, "%s", message, extra=fields)
+    else:
+        click.echo(f"cogcat: {message}" if level > logging.INFO else message, err=True)
+
+
+def log_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Of ``cogcat`` itself and of each command: the one nearer to the command's end wins."""
+    for option in (
+        click.option("--log-level", type=click.Choice(logs.LEVELS), expose_value=False,
+                     is_eager=True, callback=_log_option, envvar="COGCAT_LOG_LEVEL",
+                     help="Of the logs on stderr [info]."),
+        click.option("--log-format", type=click.Choice(logs.FORMATS), expose_value=False,
+                     is_eager=True, callback=_log_option, envvar="COGCAT_LOG_FORMAT",
+                     help="json: one object a line [text]."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def _log_option(context: click.Context, option: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        wanted = context.meta.setdefault("catalog.logs", {})
+        wanted[str(option.name)] = value
+        set_up_logs(context)
+
+
+def set_up_logs(context: click.Context) -> None:
+    """As the options up to here say."""
+    wanted = context.meta.get("catalog.logs", {})
+    level = wanted.get("log_level") or (
+        "debug" if context.find_root().params.get("verbose") else "info"
+    )
+    terminal = RichHandler(console=err, show_path=False) if err.is_terminal else None
+    undo = logs.configure(wanted.get("log_format", "text"), level, terminal=terminal)
+    context.find_root().call_on_close(undo)
 
 
 def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -54,7 +114,7 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--database", metavar="URL", help="SQL catalog [sqlite:///cogcat.db]."),
     ):
         command = option(command)
-    return command
+    return log_options(command)
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:

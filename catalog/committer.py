@@ -109,7 +109,7 @@ class Committer:
         self.report.duplicates += len(twins)
         self.report.commits += 1
         self.report.indexed += len(batch)
-        log.info("%s: %d scenes, snapshot %s", branch, len(batch), written.snapshot_id)
+        self._log("%s: %d scenes, snapshot %s", written, len(batch))
 
     def withdraw(self, collection: str, tile: str, ids: Sequence[str]) -> None:
         """Takes indexed scenes of one tile out: one commit, one transaction.
@@ -138,7 +138,16 @@ class Committer:
             )
         self.report.commits += 1
         self.report.withdrawn += len(ids)
-        log.info("%s: %d scenes withdrawn, snapshot %s", branch, len(ids), written.snapshot_id)
+        self._log("%s: %d scenes withdrawn, snapshot %s", written, len(ids))
+
+    def _log(self, text: str, written: Written, scenes: int) -> None:
+        extra = {
+            "branch": written.branch,
+            "scenes": scenes,
+            "snapshot": written.snapshot_id,
+            "crawl": self.crawl_id,
+        }
+        log.info(text, written.branch, scenes, written.snapshot_id, extra=extra)
 
     def _check_mine(self, commit: Commit, mine: bool) -> None:
         if not mine:

@@ -372,7 +372,7 @@ class Crawl:
 
     def _fail(self, scene: Scene, error: SceneError, committer: Committer) -> None:
         named = type(error)(error.reason, scene=scene.id, band=error.band, href=error.href)
-        self.report.fail(scene.id, str(named))
+        self.report.fail(scene.id, named, committer.crawl_id)
         with write_transaction(self._engine) as connection:
             failures.record_failed(
                 connection,

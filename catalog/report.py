@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from catalog.errors import SceneError
 from catalog.recorded import CrawlCounts
 
 log = logging.getLogger(__name__)
@@ -62,10 +63,11 @@ class Report:
         names = CrawlCounts.__dataclass_fields__
         return CrawlCounts(**{name: getattr(self, name) for name in names})
 
-    def fail(self, scene: str, reason: str) -> None:
+    def fail(self, scene: str, error: SceneError, crawl: int) -> None:
         self.failed += 1
-        self.failures.append(Failure(scene, reason))
-        log.warning("%s", reason, extra={"scene": scene})
+        self.failures.append(Failure(scene, str(error)))
+        extra = {"scene": scene, "band": error.band, "href": error.href, "crawl": crawl}
+        log.warning("%s", error, extra=extra)
 
     def timed(self, step: str) -> Timed:
         return Timed(self.cpu, step)

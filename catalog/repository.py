@@ -383,7 +383,7 @@ def _credentials(
         return icechunk.containers_credentials(credentials)
 
 
-def _azure_credential(account: str, container: str) -> AzureRefreshableCredential.SasToken:
+def _azure_credential(account: str, container: str) -> Any:
     """What icechunk calls when it has no token or the last has expired; picklable with its
     arguments, so that a store sent to another process gets tokens of its own there."""
     given = token(account, container)

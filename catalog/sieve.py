@@ -207,7 +207,7 @@ class Sieve:
         if digest and scene in known and self._is_parked(known[scene], digest):
             self.report.parked += 1
             return
-        self.report.fail(scene, str(error))
+        self.report.fail(scene, error, self.crawl_id)
         if self.dry_run:
             return
         registry.register_collection(connection, collection, self.stac)

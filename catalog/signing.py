@@ -33,8 +33,10 @@ class Token:
 
 
 def require_signing() -> None:
-    """Raises:
-    ConfigError: the ``planetary-computer`` package is not installed.
+    """Says at once what is missing.
+
+    Raises:
+        ConfigError: the ``planetary-computer`` package is not installed.
     """
     _package()
 

@@ -37,12 +37,13 @@ def open_storage(location: str, options: Options) -> icechunk.Storage:
     Raises:
         ConfigError: neither a directory nor ``s3://bucket/prefix``.
     """
+    # It warns of concurrent commits, which `Repository.writing` keeps apart, and writes to stderr
+    # past our logs.
+    icechunk.set_logs_filter("error")
     if not is_remote(location):
         path = Path(location)
         if path.exists() and not path.is_dir():
             raise ConfigError(f"repository {location}: a file is in the way")
-        # It warns of concurrent commits, which `Repository.writing` keeps apart.
-        icechunk.set_logs_filter("error")
         return icechunk.local_filesystem_storage(absolute(location))
     bucket, prefix = _bucket(location)
     endpoint = options.get("endpoint")

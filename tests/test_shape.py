@@ -21,7 +21,7 @@ TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 
 ORDER = [
     {"errors"},
-    {"settings", "bands", "json_values", "parse", "footprint", "area"},
+    {"logs", "settings", "bands", "json_values", "parse", "footprint", "area"},
     {"scene", "boa_offset", "item_assets", "item", "item_file"},
     {"stac_api", "stac_query", "stac_search"},
     {"directories", "signing", "sources", "header"},
