@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 import catalog
-from catalog import cli_crawl
+from catalog import cli_crawl, cli_status
 from catalog.cli_options import (
     Group,
     geometry,
@@ -161,60 +161,6 @@ def show(
 
 
 @main.command()
-@settings_options
-@json_option
-def status(database: str | None, repository: str | None, config: str | None, as_json: bool) -> None:
-    """What the catalog holds: scenes by state, tile and collection, last crawls, failures."""
-    with _connect(database, repository, config) as cat:
-        summary = cat.status()
-    if as_json:
-        print_json(summary)
-        return
-    click.echo(f"database   {summary['database']}")
-    click.echo(f"repository {summary['repository']}")
-    states = ", ".join(f"{n} {state}" for state, n in summary["scenes"].items()) or "none"
-    click.echo(f"scenes     {states}")
-    if summary["branches"]:
-        click.echo()
-        print_table(
-            ("branch", "scenes", "first", "last", "head"),
-            [
-                (row["branch"], row["scenes"], row["first"][:10], row["last"][:10], row["head"])
-                for row in summary["branches"]
-                if row["scenes"]
-            ],
-        )
-    if summary["watches"]:
-        click.echo()
-        print_table(
-            ("watch", "watermark", "last done"),
-            [
-                (row["name"], row["watermark"], row["last_finished_at"])
-                for row in summary["watches"]
-            ],
-        )
-    if summary["crawls"]:
-        click.echo()
-        print_table(
-            ("crawl", "started", "outcome", "found", "indexed", "failed", "seconds"),
-            [
-                (
-                    row["id"],
-                    row["started_at"][:19],
-                    row["outcome"] or "running or killed",
-                    *(row["counts"][key] for key in ("found", "indexed", "failed")),
-                    f"{row['counts']['seconds']:.1f}",
-                )
-                for row in summary["crawls"]
-            ],
-        )
-    if summary["failures"]:
-        click.echo()
-    for row in summary["failures"]:
-        click.echo(f"failed     {row['reason']} (tried {row['attempts']} times)")
-
-
-@main.command()
 @click.argument("scene")
 @click.option("-o", "--output", required=True, metavar="FILE.png", type=click.Path(path_type=Path),
               help="Picture to write.")  # fmt: skip
@@ -275,3 +221,4 @@ def _print_scenes(found: Sequence[SceneRecord]) -> None:
 
 for _command in (cli_crawl.crawl, cli_crawl.watch, cli_crawl.repair, cli_crawl.maintain):
     main.add_command(_command)
+main.add_command(cli_status.status)

@@ -143,7 +143,7 @@ def crawl(
             report = work.run(
                 documents, query=kept, collection=query.collection, stac=api, scope=whole
             )
-    _write_metrics(metrics, {"": report})
+    _write_metrics(metrics, settings, {"": report})
     if as_json:
         print_json(_json(report))
     else:
@@ -185,7 +185,8 @@ def _run_watches(
     finally:
         engine.dispose()
     reports = {run.watch: run.report for run in runs if run.report is not None}
-    _write_metrics(metrics, reports)
+    broken = tuple(run.watch for run in runs if run.report is None)
+    _write_metrics(metrics, settings, reports, broken)
     if as_json:
         documents = {
             run.watch: _json(run.report) if run.report else {"error": str(run.error)}
@@ -435,22 +436,17 @@ def _leave(interrupted: bool, failed: int) -> None:
         sys.exit(FAILED)
 
 
-def _write_metrics(path: Path | None, reports: Mapping[str, Any]) -> None:
-    """For node_exporter's text-file collector: written beside and moved, so never half there."""
+def _write_metrics(
+    path: Path | None, settings: Any, reports: Mapping[str, Any], failed: tuple[str, ...] = ()
+) -> None:
     if path is None:
         return
-    lines = []
-    for key in COUNTS:
-        lines.append(f"# TYPE cogcat_crawl_{key} gauge")
-        for name, report in reports.items():
-            label = f'{{watch="{name}"}}' if name else ""
-            lines.append(f"cogcat_crawl_{key}{label} {getattr(report, key)}")
-    beside = path.with_name(f".{path.name}.new")
-    try:
-        beside.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise UsageError(f"--metrics {path}: {error.strerror}") from error
+    from catalog import metrics
+    from catalog.lookup import Catalog
+
+    with Catalog(settings) as cat:
+        summary = cat.status()
+    metrics.write(path, metrics.render(reports, summary, failed=failed, now=time.time()))
 
 
 @contextmanager

@@ -71,6 +71,17 @@ def branch_snapshots(
     return [(snapshot, at) for snapshot, at in connection.execute(statement)]
 
 
+def snapshot_count(connection: Connection, repository_id: int) -> int:
+    """How many commits of a repository are recorded. One statement."""
+    statement = (
+        select(func.count())
+        .select_from(SNAPSHOTS)
+        .join(BRANCHES, BRANCHES.c.id == SNAPSHOTS.c.branch_id)
+        .where(BRANCHES.c.repository_id == repository_id)
+    )
+    return int(connection.execute(statement).scalar_one())
+
+
 def branch_summary(connection: Connection, repository_id: int) -> list[BranchSummary]:
     """Every branch with its indexed scenes, by name. One statement."""
     scene = SCENES.c

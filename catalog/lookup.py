@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +17,18 @@ import icechunk
 import numpy as np
 import xarray as xr
 
-from catalog import arrays, assets, database, heads, registry, selection, watches
+from catalog import arrays, assets, database, heads, registry, selection
 from catalog.arrays import Steps
 from catalog.bands import band_names
 from catalog.errors import CatalogError, ConfigError, NotFoundError, UsageError
 from catalog.json_values import plain
+from catalog.overview import OVERDUE, overview
 from catalog.parse import parse_datetime, parse_tile
 from catalog.query import Query
 from catalog.recorded import AssetRecord, SceneRecord
 from catalog.repository import Repository
 from catalog.settings import Settings, load_settings
-from catalog.status import status_counts
-from catalog.storage import absolute
+from catalog.storage import absolute, measure
 from catalog.stored_scene import StoredScene
 
 if TYPE_CHECKING:
@@ -245,24 +245,29 @@ class Catalog:
         }
         return dataset
 
-    def status(self) -> dict[str, Any]:
-        """What the catalog holds, as plain JSON values; times are ISO 8601, UTC."""
+    def status(self, *, store: bool = False, overdue_after: timedelta = OVERDUE) -> dict[str, Any]:
+        """What the catalog holds, as plain JSON values; times are ISO 8601, UTC.
+
+        Keys are those of ``overview.overview``, and ``database``, ``repository``, ``store``.
+
+        Args:
+            store: measure the repository: ``store`` is then its ``bytes`` and ``objects``, else
+                None. It lists every object, which takes a while in a large bucket.
+            overdue_after: since a watch's last crawl that ended well.
+
+        Raises:
+            ConfigError: the storage does not answer (only with ``store``).
+        """
+        now = datetime.now(UTC)
         with database.read_transaction(self._engine) as connection:
-            counts = status_counts(connection, self._repository_key)
-            branches = heads.branch_summary(connection, self._repository_key)
-            saved = watches.list_watches(connection)
+            seen = overview(connection, self._repository_key, now=now, overdue_after=overdue_after)
+        settings = self.settings
+        size = measure(settings.repository, settings.repository_options) if store else None
         return {
-            "database": database.shown(self.settings.database),
-            "repository": self.settings.repository,
-            "scenes": counts.total("status"),
-            "collections": counts.total("collection"),
-            "tiles": counts.total("tile"),
-            "outdated": counts.outdated,
-            "unreadable_items": counts.unreadable,
-            "branches": [plain(row) for row in branches],
-            "watches": [plain(row) for row in saved],
-            "crawls": [plain(row) for row in counts.crawls],
-            "failures": [plain(row) for row in counts.failures],
+            "database": database.shown(settings.database),
+            "repository": settings.repository,
+            **seen,
+            "store": plain(size),
         }
 
     def _head(

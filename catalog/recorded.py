@@ -242,8 +242,19 @@ class Status:
     """Items that could not become a scene; not among ``scenes``."""
     failures: tuple[Failure, ...]
     """Soonest to be tried again first; at most as many as asked for."""
+    due_at: tuple[datetime | None, ...]
+    """When each of all of them is tried again; None is at the next crawl."""
     crawls: tuple[CrawlRecord, ...]
     """Newest first."""
+
+    @property
+    def outstanding(self) -> int:
+        """All that is not indexed as it should be."""
+        return len(self.due_at)
+
+    def parked(self, now: datetime) -> int:
+        """How many of them no crawl tries again yet."""
+        return sum(due is not None and due > now for due in self.due_at)
 
     def total(self, by: str) -> dict[str, int]:
         """Scenes by ``collection``, ``tile`` or ``status``."""

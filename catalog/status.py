@@ -31,6 +31,7 @@ def status_counts(
         outdated=sum(row[4] for row in counted),
         unreadable=sum(failure.tile is None for failure in found),
         failures=tuple(found[:failures]),
+        due_at=tuple(failure.next_attempt_at for failure in found),
         crawls=tuple(
             CrawlRecord(
                 id=row["id"],

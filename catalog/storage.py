@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,28 @@ def open_objects(location: str, options: Options) -> ObjectStore:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class StoreSize:
+    """What a repository takes where it lies."""
+
+    bytes: int
+    objects: int
+
+
+def measure(location: str, options: Options) -> StoreSize:
+    """Lists every object of a repository: a request for each thousand on S3.
+
+    Raises:
+        ConfigError: its storage does not answer.
+    """
+    total = objects = 0
+    with storage_errors(location):
+        for page in obstore.list(open_objects(location, options), chunk_size=1000):
+            objects += len(page)
+            total += sum(found["size"] for found in page)
+    return StoreSize(total, objects)
+
+
 def probe_conditional_writes(location: str, options: Options) -> None:
     """Refuses a store on which two writers could overwrite each other's commits.
 
@@ -117,7 +140,7 @@ def storage_errors(location: str) -> Iterator[None]:
     """What the storage does not let us do is a ``ConfigError`` that names it."""
     try:
         yield
-    except (icechunk.IcechunkError, ValueError, OSError) as error:
+    except (icechunk.IcechunkError, ObstoreError, ValueError, OSError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"repository {location}: {first_line(error)}") from error

@@ -30,20 +30,11 @@ ORDER = [
     {"recorded", "portable_sql", "models", "database"},
     {"registry", "tiles", "assets", "failures", "records", "heads", "status"},
     {"query", "selection", "lease", "expiry", "watches", "report", "revisit"},
-    {
-        "recovery",
-        "committer",
-        "sieve",
-        "sync",
-        "crawl",
-        "upkeep",
-        "stored_scene",
-        "lookup",
-        "preview",
-    },
+    {"recovery", "committer", "sieve", "sync", "crawl", "upkeep"},
+    {"stored_scene", "overview", "lookup", "preview"},
     {"setup", "__init__"},
     {"cron"},
-    {"cli_options", "cli_crawl", "cli"},
+    {"metrics", "cli_options", "cli_status", "cli_crawl", "cli"},
 ]
 """A module imports from its own row and those above. A new one finds its row here."""
 

@@ -1,0 +1,111 @@
+"""What an operator wants to see of a catalog, as plain JSON values."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import Connection
+
+from catalog import heads, selection, watches
+from catalog.json_values import plain
+from catalog.query import Query
+from catalog.recorded import Failure
+from catalog.status import status_counts
+from catalog.watches import Watch
+
+OVERDUE = timedelta(hours=26)
+"""Without a crawl that ended well a watch is overdue: a day's cron, and two hours to run."""
+
+
+def overview(
+    connection: Connection, repository_id: int, *, now: datetime, overdue_after: timedelta = OVERDUE
+) -> dict[str, Any]:
+    """Keys are a contract. Six statements, and one for each watch.
+
+    - ``scenes``, ``collections``, ``tiles``: scenes by status, collection and tile;
+    - ``counts``: the same as rows of ``collection``, ``tile``, ``status``, ``scenes``;
+    - ``outdated``: indexed, but their item has changed since; ``unreadable_items``;
+    - ``newest``: acquisition of the newest indexed scene, and ``lag_seconds`` since;
+    - ``branches``: ``branch``, ``head``, ``scenes``, ``first``, ``last``; ``snapshots``: recorded;
+    - ``watches``: as saved, with ``newest`` (of the indexed scenes that answer its query),
+      ``lag_seconds`` (since then), ``quiet_seconds`` (since its last crawl that ended well) and
+      ``overdue``;
+    - ``crawls``: the last ten with their counts;
+    - ``failures``: the first hundred, with ``reason``, ``attempts``, ``next_attempt_at`` and
+      ``due_in_seconds`` (0 for now); ``parked``: how many of all wait for their time, ``due``: how
+      many the next crawl tries again.
+
+    Args:
+        now: aware.
+        overdue_after: since a watch's last crawl that ended well, or since it was saved.
+    """
+    counts = status_counts(connection, repository_id, failures=100)
+    branches = heads.branch_summary(connection, repository_id)
+    newest = max((branch.last for branch in branches if branch.last), default=None)
+    waiting = counts.parked(now)
+    return {
+        "scenes": counts.total("status"),
+        "collections": counts.total("collection"),
+        "tiles": counts.total("tile"),
+        "counts": [
+            dict(zip(("collection", "tile", "status", "scenes"), row, strict=True))
+            for row in counts.scenes
+        ],
+        "outdated": counts.outdated,
+        "unreadable_items": counts.unreadable,
+        "newest": plain(newest),
+        "lag_seconds": _seconds(newest, now),
+        "branches": [plain(branch) for branch in branches],
+        "snapshots": heads.snapshot_count(connection, repository_id),
+        "watches": [
+            _watch(connection, repository_id, watch, now, overdue_after)
+            for watch in watches.list_watches(connection)
+        ],
+        "crawls": [plain(crawl) for crawl in counts.crawls],
+        "parked": waiting,
+        "due": counts.outstanding - waiting,
+        "failures": [_failure(failure, now) for failure in counts.failures],
+    }
+
+
+def _watch(
+    connection: Connection,
+    repository_id: int,
+    watch: Watch,
+    now: datetime,
+    overdue_after: timedelta,
+) -> dict[str, Any]:
+    asked = watch.query
+    question = Query.parse(
+        collection=asked.get("collection"),
+        tile=asked.get("tiles"),
+        bbox=asked.get("bbox"),
+        intersects=asked.get("intersects"),
+        datetime=asked.get("datetime"),
+        max_cloud_cover=asked.get("max_cloud_cover"),
+        ids=asked.get("ids"),
+        sort="-datetime",
+        limit=1,
+    )
+    rows = connection.execute(selection.statement(question, repository_id=repository_id))
+    newest = next((r.datetime for r in islice(selection.answer(question, rows), 1)), None)
+    since = watch.last_finished_at or watch.created_at
+    return {
+        **plain(watch),
+        "newest": plain(newest),
+        "lag_seconds": _seconds(newest, now),
+        "quiet_seconds": _seconds(watch.last_finished_at, now),
+        "overdue": now - since > overdue_after,
+    }
+
+
+def _failure(failure: Failure, now: datetime) -> dict[str, Any]:
+    due = failure.next_attempt_at
+    wait = 0.0 if due is None else max(0.0, round((due - now).total_seconds(), 1))
+    return {**plain(failure), "due_in_seconds": wait}
+
+
+def _seconds(moment: datetime | None, now: datetime) -> float | None:
+    return None if moment is None else round((now - moment).total_seconds(), 1)
