@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +20,8 @@ from catalog.report import Report
 from catalog.repository import Repository
 from catalog.settings import Settings
 from catalog.upkeep import Upkeep, maintain
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,13 @@ def set_up(settings: Settings) -> SetUp:
         ConfigError: the database or the storage does not answer or does not fit, or the object
             store ignores conditional writes.
     """
+    for source in settings.sources:
+        if source.requester_pays:
+            log.warning(
+                "source %r: headers can be read at your cost, pixels not: icechunk 2.3 does not "
+                "say to the bucket that the requester pays; copy the files to a bucket of your own",
+                source.name,
+            )
     engine = database.open_engine(settings.database)
     try:
         # The repository first: a refused one leaves no half-made database behind.

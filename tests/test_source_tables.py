@@ -76,6 +76,7 @@ def test_headers_and_pixels_are_asked_for_alike(
     bucket: Bucket,
     request: pytest.FixtureRequest,
     tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
     table: dict[str, Any],
     payer: str | None,
     signed: bool,
@@ -94,6 +95,8 @@ def test_headers_and_pixels_are_asked_for_alike(
         ]
         stack.write_config()
         stack.init()
+        # What cannot be read later is said before it is crawled.
+        assert ("pixels not" in caplog.text) == (payer is not None)
         assert stack.crawl(bands=["scl"], limit=1).indexed == 1
         crawled, bucket.headers = bucket.headers, []
         assert len(crawled) == 1
