@@ -53,7 +53,7 @@ def main(context: click.Context, verbose: bool) -> None:
 def init(database: str | None, repository: str | None, config: str | None, as_json: bool) -> None:
     """Create or migrate the database, and create or open the repository. Safe to repeat.
 
-    Each source of cogcat.toml, and Earth Search's two, becomes a virtual chunk container.
+    Each source of cogcat.toml, and each built-in one, becomes a virtual chunk container.
     """
     from catalog.setup import set_up
 

@@ -91,7 +91,7 @@ def first_line(error: BaseException | str) -> str:
 
 _SECRETS = re.compile(
     r"(?i)(\b(?:sig|signature|x-amz-(?:signature|credential|security-token)|\w*token|\w*secret\w*"
-    r"|password|passwd|\w*key)=)[^&\s\"'<>()]+"
+    r"|password|passwd|\w*(?:access|account|subscription)[_-]?key)=)[^&\s\"'<>()]+"
 )
 _PASSWORD = re.compile(r"(\w://[^\s/:@]*):[^\s/@]+@")
 
