@@ -55,6 +55,8 @@ def seen(stack: Stack) -> Stack:
     add_watch(stack, "hills", "--tile", TILES[1], "--datetime", "2023-01/2023-06")
     add_watch(stack, "sea", "--tile", "31TCJ")
     assert stack.cli("crawl").exit_code == 1
+    # Twice, and it is parked.
+    assert stack.cli("crawl", "--watch", "valley").exit_code == 1
     shift_clock(stack, "hills", timedelta(hours=30))
     return stack
 
@@ -69,7 +71,7 @@ def test_status_as_json(seen: Stack) -> None:
     assert {"collection": C1, "tile": TILES[1], "status": "indexed", "scenes": 2} in found["counts"]
     assert found["snapshots"] == 2
     assert found["store"] is None
-    assert len(found["crawls"]) == 3
+    assert len(found["crawls"]) == 4
 
     watches = {watch["name"]: watch for watch in found["watches"]}
     assert [(name, w["overdue"]) for name, w in watches.items()] == [
@@ -83,7 +85,7 @@ def test_status_as_json(seen: Stack) -> None:
 
     (failure,) = found["failures"]
     assert "the file is missing" in failure["reason"]
-    assert (found["parked"], found["due"], failure["attempts"]) == (1, 0, 1)
+    assert (found["parked"], found["due"], failure["attempts"]) == (1, 0, 2)
     assert 3000 < failure["due_in_seconds"] <= 3600
     later = json.loads(seen.cli("status", "--json", "--overdue", "40").stdout)
     assert not any(watch["overdue"] for watch in later["watches"])
@@ -96,7 +98,7 @@ def test_status_in_80_columns(seen: Stack) -> None:
         assert len(line) <= 80 or "://" in line or line.startswith("repository"), line
     assert words.count("OVERDUE") == 1
     assert "1: 0 due now, 1 parked" in text
-    assert "tried 1 times, again in" in text
+    assert "tried 2 times, again in" in text
     assert "snapshots  2 on 2 branches" in text
     assert "never" not in text
 
