@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 import catalog
-from catalog import cli_crawl, cli_status
+from catalog import cli_crawl, cli_status, cli_upkeep
 from catalog.cli_options import (
     Group,
     geometry,
@@ -219,6 +219,12 @@ def _print_scenes(found: Sequence[SceneRecord]) -> None:
     tell(f"{len(found)} scenes")
 
 
-for _command in (cli_crawl.crawl, cli_crawl.watch, cli_crawl.repair, cli_crawl.maintain):
+for _command in (
+    cli_crawl.crawl,
+    cli_crawl.watch,
+    cli_upkeep.repair,
+    cli_upkeep.rebuild,
+    cli_upkeep.maintain,
+):
     main.add_command(_command)
 main.add_command(cli_status.status)

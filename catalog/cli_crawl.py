@@ -1,4 +1,4 @@
-"""The operator's commands: crawl, watch, repair, maintain."""
+"""The crawler's commands: crawl and watch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,12 @@ from catalog.cli_options import (
     geometry,
     json_option,
     log,
+    patience,
     print_json,
     print_table,
     settings_options,
     tell,
+    wait_option,
     where_options,
 )
 from catalog.errors import UsageError
@@ -48,17 +49,6 @@ BESIDE = ("updated", "parked", "retried", "duplicates", "recovered")
 
 PROGRESS = 10.0
 """Seconds between two lines of progress in a JSON log."""
-
-
-def _wait_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--wait",
-        type=float,
-        metavar="SECONDS",
-        is_flag=False,
-        flag_value=float("inf"),
-        help="Wait for a crawl that holds the repository; without SECONDS, as long as it takes.",
-    )(command)
 
 
 def _query_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -83,7 +73,7 @@ def _query_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--dry-run", is_flag=True, help="Say what would be done; read no file.")
 @click.option("--metrics", metavar="FILE", type=click.Path(path_type=Path),
               help="Write Prometheus text-file metrics there.")  # fmt: skip
-@_wait_option
+@wait_option
 @settings_options
 @json_option
 def crawl(
@@ -115,7 +105,7 @@ def crawl(
     from catalog.sync import scope
 
     settings = load_settings(database=database, repository=repository, config=config)
-    how: dict[str, Any] = {"concurrency": concurrency, "dry_run": dry_run, "wait": _patience(wait)}
+    how: dict[str, Any] = {"concurrency": concurrency, "dry_run": dry_run, "wait": patience(wait)}
     asked = any(value not in (None, ()) for value in where.values())
     if not (asked or stac or items or bands) or watch is not None:
         if asked or stac or items or bands:
@@ -289,69 +279,6 @@ def watch_remove(
         click.echo(f"watch {name} removed")
 
 
-@click.command(cls=Command)
-@_wait_option
-@settings_options
-@json_option
-def repair(
-    wait: float | None,
-    database: str | None,
-    repository: str | None,
-    config: str | None,
-    as_json: bool,
-) -> None:
-    """Record what a crawl that died had committed. Every crawl does this first."""
-    from catalog.setup import repair as mend
-
-    settings = load_settings(database=database, repository=repository, config=config)
-    done = mend(settings, wait=_patience(wait))
-    if as_json:
-        print_json(asdict(done))
-    elif not done.commits:
-        click.echo("nothing to mend: repository and catalog have the same heads")
-    else:
-        click.echo(
-            f"{done.commits} commits on {done.branches} branches recorded: {done.scenes} scenes, "
-            f"{done.withdrawn} withdrawn, {done.pending} left for the next crawl that meets them"
-        )
-
-
-@click.command(cls=Command)
-@click.option("--keep-days", type=click.FloatRange(min=0), default=365.0, show_default=True,
-              help="Snapshots younger than this still resolve afterwards.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Say what would be done.")
-@_wait_option
-@settings_options
-@json_option
-def maintain(
-    keep_days: float,
-    dry_run: bool,
-    wait: float | None,
-    database: str | None,
-    repository: str | None,
-    config: str | None,
-    as_json: bool,
-) -> None:
-    """Expire old snapshots, collect garbage, and remove old copies of the repository's info file.
-
-    Current scenes stay readable, at their branch's head; snapshot ids that are older no longer
-    resolve, and the catalog no longer names them.
-    """
-    from catalog.setup import keep_up
-
-    settings = load_settings(database=database, repository=repository, config=config)
-    done = keep_up(settings, keep=timedelta(days=keep_days), dry_run=dry_run, wait=_patience(wait))
-    if as_json:
-        print_json(asdict(done))
-        return
-    would = "would be " if dry_run else ""
-    objects = f"{done.objects_deleted} objects ({done.bytes_deleted / 1e6:.1f} MB)"
-    click.echo(
-        f"{done.expired} snapshots {would}expired, {done.kept} kept; {objects} and "
-        f"{done.copies_deleted} old info files {would}removed, {done.copies_kept} kept"
-    )
-
-
 def _query(where: Mapping[str, Any], *, default: str | None) -> Any:
     from catalog.stac_query import StacQuery
 
@@ -369,11 +296,6 @@ def _query(where: Mapping[str, Any], *, default: str | None) -> Any:
 
 def _bands(text: str | None) -> tuple[str, ...] | None:
     return band_names(part for part in text.split(",") if part) if text else None
-
-
-def _patience(wait: float | None) -> float | None:
-    """Seconds to wait; None for as long as it takes."""
-    return 0.0 if wait is None else None if wait == float("inf") else wait
 
 
 @contextmanager

@@ -141,6 +141,22 @@ def where_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def wait_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--wait",
+        type=float,
+        metavar="SECONDS",
+        is_flag=False,
+        flag_value=float("inf"),
+        help="Wait for a crawl that holds the repository; without SECONDS, as long as it takes.",
+    )(command)
+
+
+def patience(wait: float | None) -> float | None:
+    """Seconds to wait; None for as long as it takes."""
+    return 0.0 if wait is None else None if wait == float("inf") else wait
+
+
 def geometry(path: str | None) -> Any:
     if path is None:
         return None

@@ -212,15 +212,22 @@ def refs_digest(
     repository pointed at a mirror keeps its digests; the time index is left out.
     """
     digest = hashlib.sha256()
-    for path, location, offsets, lengths in sorted(arrays, key=lambda array: array[0]):
-        if not lengths.any():
-            continue
-        grid = "x".join(map(str, lengths.shape))
-        digest.update(f"{path} {location} {grid}\n".encode())
-        # A sparse tile may keep an offset; without a length it is no reference.
-        digest.update(np.where(lengths > 0, offsets, 0).astype("<u8").tobytes())
-        digest.update(lengths.astype("<u8").tobytes())
+    for array in sorted(arrays, key=lambda array: array[0]):
+        digest.update(canonical(*array))
     return digest.hexdigest()
+
+
+def canonical(
+    path: str, location: str, offsets: NDArray[np.uint64], lengths: NDArray[np.uint64]
+) -> bytes:
+    """What one array of a scene adds to ``refs_digest``; nothing where it has no reference."""
+    if not lengths.any():
+        return b""
+    grid = "x".join(map(str, lengths.shape))
+    # A sparse tile may keep an offset; without a length it is no reference.
+    starts = np.where(lengths > 0, offsets, 0).astype("<u8")
+    line = f"{path} {location} {grid}\n".encode()
+    return line + starts.tobytes() + lengths.astype("<u8").tobytes()
 
 
 def fits(specs: Mapping[str, ArraySpec], cube: Mapping[str, ArraySpec]) -> bool:

@@ -68,7 +68,7 @@ class Written:
 
 
 @dataclass(slots=True)
-class _Cube:
+class Cube:
     """One cube as it is and as the batch will leave it."""
 
     root: str
@@ -126,7 +126,7 @@ def withdraw_batch(
     """
 
     async def clear(store: icechunk.IcechunkStore) -> dict[str, Placement]:
-        cubes = await _read_cubes(store)
+        cubes = await read_cubes(store)
         gone: dict[str, Placement] = {}
         for cube in cubes.values():
             for index, scene in enumerate(cube.ids):
@@ -166,7 +166,7 @@ def _commit(
 
 def scene_ids(store: icechunk.IcechunkStore) -> dict[str, Placement]:
     """Every scene a snapshot holds, by item id, as its ``scene`` coordinates say."""
-    cubes = sync(_read_cubes(store))
+    cubes = sync(read_cubes(store))
     return {
         scene: Placement(cube.root, index)
         for cube in cubes.values()
@@ -181,7 +181,7 @@ def cube_epsg(store: icechunk.IcechunkStore) -> int:
     Raises:
         StoreError: the snapshot holds no cube.
     """
-    for cube in sync(_read_cubes(store)).values():
+    for cube in sync(read_cubes(store)).values():
         for grid in cube.grids.values():
             return grid.epsg
     raise StoreError("the snapshot holds no cogcat cube")
@@ -191,19 +191,10 @@ def stored_refs_digest(
     repository: Repository, store: icechunk.IcechunkStore, placement: Placement
 ) -> str:
     """``cube.refs_digest`` of one scene, from the store alone."""
-    prefixes = sorted(
-        ((prefix, name) for name, prefix in repository.containers.items()),
-        key=lambda pair: -len(pair[0]),
-    )
-
-    def relative(url: str) -> str:
-        for prefix, name in prefixes:
-            if url.startswith(prefix):
-                return f"vcc://{name}/{url[len(prefix) :]}"
-        return url
+    relative = relative_to_containers(repository)
 
     async def read() -> str:
-        cube = (await _read_cubes(store))[placement.root]
+        cube = (await read_cubes(store))[placement.root]
         found = []
         for path, spec in cube.specs.items():
             urls, offsets, lengths = await step_references(
@@ -215,6 +206,22 @@ def stored_refs_digest(
         return refs_digest(found)
 
     return sync(read())
+
+
+def relative_to_containers(repository: Repository) -> Callable[[str], str]:
+    """A function from absolute URLs to locations as references store them, ``vcc://{name}/…``."""
+    prefixes = sorted(
+        ((prefix, name) for name, prefix in repository.containers.items()),
+        key=lambda pair: -len(pair[0]),
+    )
+
+    def relative(url: str) -> str:
+        for prefix, name in prefixes:
+            if url.startswith(prefix):
+                return f"vcc://{name}/{url[len(prefix) :]}"
+        return url
+
+    return relative
 
 
 def _try_commit(
@@ -242,7 +249,7 @@ async def _fill(
     tile: str,
     scenes: Sequence[SceneReferences],
 ) -> dict[str, Placement]:
-    cubes = await _read_cubes(store)
+    cubes = await read_cubes(store)
     where = {
         scene: Placement(cube.root, index)
         for cube in cubes.values()
@@ -277,7 +284,7 @@ async def _fill(
     return placements
 
 
-def _cube_for(scene: SceneReferences, cubes: dict[str, _Cube]) -> _Cube:
+def _cube_for(scene: SceneReferences, cubes: dict[str, Cube]) -> Cube:
     """The first cube whose arrays the scene's agree with, or a new variant; it learns the scene's
     arrays."""
     specs = scene.specs
@@ -286,7 +293,7 @@ def _cube_for(scene: SceneReferences, cubes: dict[str, _Cube]) -> _Cube:
             break
     else:
         root = variant_root(specs)
-        cube = cubes.setdefault(root, _Cube(root))
+        cube = cubes.setdefault(root, Cube(root))
     for path, spec in specs.items():
         if spec.group not in cube.grids:
             cube.grids[spec.group] = spec.grid
@@ -295,7 +302,7 @@ def _cube_for(scene: SceneReferences, cubes: dict[str, _Cube]) -> _Cube:
     return cube
 
 
-async def _read_cubes(store: icechunk.IcechunkStore) -> dict[str, _Cube]:
+async def read_cubes(store: icechunk.IcechunkStore) -> dict[str, Cube]:
     """Every cube of a branch by root, the main one (root ``""``) first; it may be empty."""
     document = await get_document(store, "zarr.json")
     roots = [""]
@@ -304,8 +311,8 @@ async def _read_cubes(store: icechunk.IcechunkStore) -> dict[str, _Cube]:
     return {root: await _read_cube(store, root) for root in roots}
 
 
-async def _read_cube(store: icechunk.IcechunkStore, root: str) -> _Cube:
-    cube = _Cube(root)
+async def _read_cube(store: icechunk.IcechunkStore, root: str) -> Cube:
+    cube = Cube(root)
     document = await get_document(store, cube.key("zarr.json"))
     if document is None:
         return cube
@@ -337,7 +344,7 @@ async def _read_cube(store: icechunk.IcechunkStore, root: str) -> _Cube:
 
 
 async def _read_steps(
-    store: icechunk.IcechunkStore, cube: _Cube, group: str, name: str
+    store: icechunk.IcechunkStore, cube: Cube, group: str, name: str
 ) -> Iterable[Any]:
     document = await get_document(store, cube.key(f"{group}/{name}/zarr.json"))
     assert document is not None, name
@@ -355,7 +362,7 @@ async def _read_steps(
 
 
 async def _put_metadata(
-    store: icechunk.IcechunkStore, cubes: Mapping[str, _Cube], collection: str, tile: str
+    store: icechunk.IcechunkStore, cubes: Mapping[str, Cube], collection: str, tile: str
 ) -> None:
     variants = [root for root in cubes if root]
     puts: dict[str, bytes] = {}
@@ -400,7 +407,7 @@ async def _put_metadata(
         await put_bytes(store, key, puts[key])
 
 
-def _step_chunks(cube: _Cube) -> dict[str, bytes]:
+def _step_chunks(cube: Cube) -> dict[str, bytes]:
     """The chunks of ``time``, ``scene`` and ``boa_offset``, encoded as ``coordinate_documents``
     says; the same for every group."""
     chunks: dict[str, bytes] = {}
@@ -417,7 +424,7 @@ def _step_chunks(cube: _Cube) -> dict[str, bytes]:
     return chunks
 
 
-def _put_references(store: icechunk.IcechunkStore, cube: _Cube, array: Any, index: int) -> None:
+def _put_references(store: icechunk.IcechunkStore, cube: Cube, array: Any, index: int) -> None:
     lengths: NDArray[np.uint64] = array.lengths.ravel()
     if not lengths.any():
         return
@@ -439,7 +446,7 @@ def _put_references(store: icechunk.IcechunkStore, cube: _Cube, array: Any, inde
         raise StoreError(f"the repository has no container for {array.location}: run `cogcat init`")
 
 
-async def _clear(store: icechunk.IcechunkStore, cube: _Cube, index: int) -> None:
+async def _clear(store: icechunk.IcechunkStore, cube: Cube, index: int) -> None:
     """Removes every reference at one time index: a plain reader sees nodata there."""
     for path, spec in cube.specs.items():
         for at in np.ndindex(*spec.chunk_grid):

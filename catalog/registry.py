@@ -151,6 +151,24 @@ def begin_crawl(
     return int(done.inserted_primary_key[0])
 
 
+def begin_rebuild(connection: Connection, what: Mapping[str, Any], repository_id: int) -> int:
+    """Key of a new crawl that is a rebuild; ended with ``finish_crawl``, ``done`` or not."""
+    return begin_crawl(connection, {"rebuild": dict(what)}, repository_id=repository_id)
+
+
+def is_half_rebuilt(connection: Connection, repository_id: int) -> bool:
+    """Whether the last rebuild of the repository's records did not come to its end."""
+    crawl = CRAWLS.c
+    rebuilds = (
+        select(crawl.outcome)
+        .where(crawl.repository_id == repository_id, crawl.query["rebuild"].is_not(None))
+        .order_by(crawl.id.desc())
+        .limit(1)
+    )
+    last = connection.execute(rebuilds).first()
+    return last is not None and last.outcome != "done"
+
+
 def finish_crawl(
     connection: Connection,
     crawl: int,

@@ -260,12 +260,23 @@ async def step_references(
     """What the array at ``path`` refers to at one time step: absolute URLs (strings, empty where
     there is no reference), offsets and lengths in bytes, each of shape ``grid`` (chunks along the
     axes behind time)."""
-    urls = np.full(grid, "", dtype=np.dtypes.StringDType())
-    offsets, lengths = np.zeros(grid, np.uint64), np.zeros(grid, np.uint64)
+    urls, offsets, lengths = await steps_references(store, path, grid, [time_index])
+    return urls[0], offsets[0], lengths[0]
+
+
+async def steps_references(
+    store: icechunk.IcechunkStore, path: str, grid: tuple[int, ...], steps: Sequence[int]
+) -> tuple[Any, NDArray[np.uint64], NDArray[np.uint64]]:
+    """``step_references`` of several time steps (rising), each of shape (steps, grid); the array
+    is gone through once, however many they are."""
+    shape = (len(steps), *grid)
+    urls = np.full(shape, "", dtype=np.dtypes.StringDType())
+    offsets, lengths = np.zeros(shape, np.uint64), np.zeros(shape, np.uint64)
     async for at, _, paths, starts, sizes, _ in store.array_chunk_iterator(f"/{path}"):
-        for row in np.flatnonzero(at[:, 0] == time_index):
-            place = tuple(at[row, 1:])
-            urls[place], offsets[place], lengths[place] = paths[row], starts[row], sizes[row]
+        rows = np.flatnonzero(np.isin(at[:, 0], steps))
+        place = (np.searchsorted(steps, at[rows, 0]), *at[rows, 1:].T)
+        urls[place] = np.array([paths[row] for row in rows], dtype=np.dtypes.StringDType())
+        offsets[place], lengths[place] = starts[rows], sizes[rows]
     return urls, offsets, lengths
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -12,13 +14,18 @@ from sqlalchemy import Engine
 
 from catalog import database, lease, registry
 from catalog.crawl import Crawl
-from catalog.errors import CatalogError
+from catalog.errors import CatalogError, UsageError
 from catalog.header import HeaderReader
+from catalog.item_file import read_items
+from catalog.item_shelf import ItemShelf
 from catalog.models import REVISION
+from catalog.rebuild import FindItems, Rebuild, Rebuilt
 from catalog.recovery import Recovered, recover
 from catalog.report import Report
 from catalog.repository import Repository
 from catalog.settings import Settings
+from catalog.stac_query import StacQuery
+from catalog.stac_search import search_items
 from catalog.upkeep import Upkeep, maintain
 
 log = logging.getLogger(__name__)
@@ -133,6 +140,64 @@ def repair(settings: Settings, *, wait: float | None = 0.0) -> Recovered:
             )
     finally:
         engine.dispose()
+
+
+def rebuild(
+    settings: Settings,
+    *,
+    stac: str | None = None,
+    items: str | os.PathLike[str] | None = None,
+    collection: str | None = None,
+    wait: float | None = 0.0,
+    on_progress: Callable[[Rebuilt], None] | None = None,
+) -> Rebuilt:
+    """Records in an empty database (made, if there is none) what the repository holds; one that a
+    rebuild before it left, or an old copy, is completed.
+
+    Args:
+        stac: URL of the API to ask for the scenes' items.
+        items: file of items, in place of an API.
+        collection: whose branches are recorded; None for all.
+
+    Raises:
+        UsageError: both ``stac`` and ``items``, or the API or the file does not fit.
+        ConfigError: no repository, or the database records another history of it.
+        BusyError: a crawl is writing.
+        SourceError: the API or the store of the files does not answer; what is recorded stays.
+    """
+    if stac is not None and items is not None:
+        raise UsageError("give an API or a file of items, not both")
+    repository = Repository.open(settings.repository, settings.sources, settings.repository_options)
+    uid = repository.id
+    engine = database.open_engine(settings.database)
+    with ExitStack() as opened:
+        opened.callback(engine.dispose)
+        find: FindItems | None = None
+        if stac is not None:
+            find = lambda name, ids: search_items(  # noqa: E731
+                stac, StacQuery.parse(collection=name, ids=ids)
+            )
+        elif items is not None:
+            find = opened.enter_context(ItemShelf(read_items(items))).find
+        database.migrate(engine)
+        with database.write_transaction(engine) as connection:
+            key = registry.register_repository(connection, uid, repository.location)
+            registry.register_sources(connection, settings.sources)
+        held = opened.enter_context(lease.held(engine, key, wait=wait))
+        return asyncio.run(
+            Rebuild(
+                engine,
+                repository,
+                key,
+                settings.sources,
+                HeaderReader(settings.sources),
+                held,
+                find_items=find,
+                collection=collection,
+                stac=stac,
+                on_progress=on_progress,
+            ).run()
+        )
 
 
 def keep_up(

@@ -62,6 +62,24 @@ def location(source: Source, key: str) -> str:
     return f"vcc://{source.name}/{quote(key, safe='/:@!$&()*+,;=~-._ ')}"
 
 
+def href_of(location: str, sources: Sequence[Source]) -> str:
+    """The inverse of ``resolve`` and ``location``: the href of the file a reference names.
+
+    Raises:
+        ConfigError: no source has the name of its container.
+    """
+    name, _, quoted = location.removeprefix("vcc://").partition("/")
+    for source in sources:
+        if source.name == name:
+            key = unquote(quoted)
+            web = source.match.startswith(("http://", "https://"))
+            return source.match + (quote(key, safe="/:@!$&()*+,;=~-._") if web else key)
+    raise ConfigError(
+        f"references name the container {name!r}, and no source of the settings has that name: "
+        f"add a [[sources]] table with name = {name!r} to cogcat.toml"
+    )
+
+
 def open_store(source: Source) -> ObjectStore:
     """An obstore client for ``source.url``, with timeouts and retries.
 

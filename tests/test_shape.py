@@ -22,25 +22,26 @@ TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 ORDER = [
     {"errors"},
     {"logs", "settings", "bands", "json_values", "parse", "footprint", "area"},
-    {"scene", "boa_offset", "item_assets", "item", "item_file"},
+    {"scene", "boa_offset", "item_assets", "item", "item_file", "item_shelf"},
     {"stac_api", "stac_query", "stac_search"},
     {"directories", "signing", "sources", "header"},
     {"cube"},
-    {"storage", "repository", "cube_writer", "arrays", "virtual"},
+    {"storage", "repository", "cube_writer", "contents", "arrays", "virtual"},
+    {"file_check", "itemless"},
     {"recorded", "portable_sql", "models", "database"},
     {"registry", "tiles", "assets", "failures", "records", "heads", "status"},
     {"query", "selection", "lease", "expiry", "watches", "report", "revisit"},
-    {"recovery", "committer", "sieve", "sync", "crawl", "upkeep"},
+    {"recovery", "committer", "sieve", "sync", "crawl", "rebuild", "upkeep"},
     {"stored_scene", "overview", "lookup", "preview"},
     {"setup", "__init__"},
     {"cron"},
-    {"metrics", "cli_options", "cli_status", "cli_crawl", "cli"},
+    {"metrics", "cli_options", "cli_status", "cli_crawl", "cli_upkeep", "cli"},
 ]
 """A module imports from its own row and those above. A new one finds its row here."""
 
 STORE = {
     "icechunk", "zarr", "catalog.storage", "catalog.repository", "catalog.cube_writer",
-    "catalog.arrays",
+    "catalog.contents", "catalog.arrays",
 }  # fmt: skip
 SQL = {
     "sqlalchemy", "catalog.portable_sql", "catalog.models", "catalog.database", "catalog.registry",
@@ -52,6 +53,7 @@ COMPOSERS = {
     "recovery",
     "committer",
     "crawl",
+    "rebuild",
     "upkeep",
     "setup",
     "lookup",
