@@ -161,7 +161,9 @@ def is_half_rebuilt(connection: Connection, repository_id: int) -> bool:
     crawl = CRAWLS.c
     rebuilds = (
         select(crawl.outcome)
-        .where(crawl.repository_id == repository_id, crawl.query["rebuild"].is_not(None))
+        .where(
+            crawl.repository_id == repository_id, crawl.query["rebuild"].as_string().is_not(None)
+        )
         .order_by(crawl.id.desc())
         .limit(1)
     )

@@ -93,13 +93,18 @@ def restored(stack: Stack, before: Any) -> None:
     (stack.directory / "cogcat.db").write_bytes(before)
 
 
+def reprocess(stack: Stack, band: str) -> None:
+    """The oldest scene of 10TFR comes back with another file."""
+    item, other = item_at(stack, "10TFR", DATES[0]), item_at(stack, "10TFR", DATES[2])
+    for key in ("href", "file:size", "file:checksum"):
+        item["assets"][band][key] = other["assets"][band][key]
+    item["properties"]["updated"] = "2024-01-01T00:00:00Z"
+
+
 def crawl_a_history(stack: Stack, tmp_path: Path) -> None:
     """Several commits: a scene is reprocessed, one comes in another layout, one moves to it."""
     stack.crawl()
-    item, other = item_at(stack, "10TFR", DATES[0]), item_at(stack, "10TFR", DATES[2])
-    for key in ("href", "file:size", "file:checksum"):
-        item["assets"]["red"][key] = other["assets"]["red"][key]
-    item["properties"]["updated"] = "2024-01-01T00:00:00Z"
+    reprocess(stack, "red")
     assert stack.crawl().changed == 1
     added = relaid(stack, tmp_path, "2023-04-01")
     stack.items.append(added)
@@ -381,7 +386,7 @@ main(["rebuild", "--stac", stac, "--config", config])
 def test_a_killed_rebuild_goes_on_where_it_was(stack: Stack, point: str, at: int) -> None:
     for date in (DATES[0], DATES[1]):
         stack.crawl(bands=["scl"], datetime=date)
-    item_at(stack, "10TFR", DATES[0])["properties"]["eo:cloud_cover"] = 50.0
+    reprocess(stack, "scl")
     stack.crawl(bands=["scl"], datetime=DATES[0])
     before = dump(stack)
     lose_database(stack)
@@ -466,7 +471,7 @@ def test_commits_that_have_expired(stack: Stack, monkeypatch: pytest.MonkeyPatch
     """Their scenes are found in the first commit that is left."""
     for date in DATES:
         stack.crawl(bands=["scl"], tiles=["10TFR"], datetime=date)
-    item_at(stack, "10TFR", DATES[0])["properties"]["eo:cloud_cover"] = 50.0
+    reprocess(stack, "scl")
     stack.crawl(bands=["scl"], tiles=["10TFR"], datetime=DATES[0])
     history = stack.repository().history(f"{C1}/10TFR", since=None)
     cut = history[1].written_at + (history[2].written_at - history[1].written_at) / 2
