@@ -10,19 +10,14 @@ its codecs are used, and ``tests/test_header.py`` holds our references against i
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 import numpy as np
-import obstore
 from numpy.typing import NDArray
-from obstore.exceptions import BaseError as ObstoreError
-from obstore.exceptions import NotFoundError as ObstoreNotFoundError
-from obstore.store import ObjectStore
 from virtual_tiff.constants import COMPRESSORS, SAMPLE_DTYPES
 
 from catalog.directories import (
@@ -32,13 +27,13 @@ from catalog.directories import (
     Tag,
     read_directories,
 )
-from catalog.errors import HeaderError, first_line
+from catalog.errors import HeaderError, SourceError
+from catalog.patience import Patience
+from catalog.remote_file import FileBytes, Server, Unanswered
 from catalog.scene import Asset
 from catalog.settings import Source
-from catalog.sources import location, open_store, resolve
+from catalog.sources import location, resolve
 
-FIRST_READ = 32_768
-"""Bytes. A 10 m band of the real archive needs 4 212 with all its tile offsets."""
 REDUCED, MASK = 1, 4
 """NewSubfileType bits of an overview and of a transparency mask (TIFF 6.0, section 8)."""
 PIXEL_IS_POINT = 2
@@ -46,7 +41,9 @@ PIXEL_IS_POINT = 2
 PREDICTORS = (1, 2)
 MAX_SIDE, MAX_TILE, MAX_SAMPLES = 2**20, 2**14, 2**8
 """What a sound file stays below by far; beyond, a damaged one would fill the memory."""
-NO_SUCH_KEY = "the file is missing"
+PATIENCE = Patience()
+GONE = 64
+"""Files in a row, of any scene, that a source may leave unanswered before it counts as away."""
 RESAMPLED = ("aot", "wvp")
 """Bands that a processor may write at another resolution than the item's template says."""
 
@@ -103,7 +100,7 @@ class Header:
     read: int
     """Bytes read."""
     requests: int
-    """GET requests it took: 1 unless the header is longer than ``FIRST_READ``."""
+    """GET requests it took: 1 unless the header is longer than ``FIRST_READ``, or one failed."""
     epsg: int | None
     transform: Transform
     """Of the full resolution, affine order (a, b, c, d, e, f), metres of the CRS."""
@@ -111,46 +108,6 @@ class Header:
     """Full resolution first, then overviews by falling width; masks left out."""
     warnings: tuple[str, ...]
     """What the item says otherwise but may: one sentence each."""
-
-
-class _Bytes:
-    """The bytes of one file, got as they are asked for; keeps the first response's metadata."""
-
-    def __init__(self, store: ObjectStore, key: str) -> None:
-        self._store, self._key = store, key
-        self.pieces: list[tuple[int, bytes]] = []
-        """(start, bytes) of every response, in the order asked for."""
-        self.meta: dict[str, Any] = {}
-
-    async def open(self) -> None:
-        await self._get(0, FIRST_READ)
-
-    async def read(self, start: int, length: int) -> bytes:
-        """``length`` bytes from ``start``, or fewer where the file ends.
-
-        Raises:
-            HeaderError: the file ends before ``start``, or changed since the first response.
-        """
-        size = int(self.meta["size"])
-        if start >= size:
-            raise HeaderError(f"truncated: its header goes on at byte {start} of {size}")
-        stop = min(start + length, size)
-        for first, piece in self.pieces:
-            if first <= start and stop <= first + len(piece):
-                return piece[start - first : stop - first]
-        # Parts of a header lie together: the next ask is likely just behind this one.
-        piece = await self._get(start, min(size, max(stop, start + 2 * FIRST_READ)))
-        return piece[: stop - start]
-
-    async def _get(self, start: int, end: int) -> bytes:
-        result = await obstore.get_async(self._store, self._key, options={"range": (start, end)})
-        if not self.meta:
-            self.meta = dict(result.meta)
-        elif any(result.meta[key] != self.meta[key] for key in ("size", "e_tag", "last_modified")):
-            raise HeaderError("the file changed while its header was read")
-        piece = bytes(await result.bytes_async())
-        self.pieces.append((start, piece))
-        return piece
 
 
 class Reads(Protocol):
@@ -162,12 +119,24 @@ class Reads(Protocol):
 
 
 class HeaderReader:
-    """Reads headers with at most ``concurrency`` requests in flight; one client per source."""
+    """Reads headers with at most ``concurrency`` requests in flight; one client per source.
 
-    def __init__(self, sources: Sequence[Source], *, concurrency: int = 32) -> None:
+    A request that meets 429, 5xx, a broken connection or a timeout is made again after growing,
+    scattered pauses, or when the server asks for it. A header that makes no sense is believed to
+    do so when a second read gives the same bytes.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        *,
+        concurrency: int = 32,
+        patience: Patience | None = None,
+    ) -> None:
         self._sources = tuple(sources)
-        self._stores: dict[str, ObjectStore] = {}
+        self._servers: dict[str, Server] = {}
         self._gate = asyncio.Semaphore(concurrency)
+        self._patience = patience or PATIENCE
 
     async def read(self, asset: Asset) -> Header:
         """The header of ``asset``'s file.
@@ -175,29 +144,56 @@ class HeaderReader:
         Raises:
             HeaderError: no source reads the href, the file is missing or cannot be read, is no
                 tiled TIFF, is truncated, or is another than its item says.
+            SourceError: the source has answered nothing for ``GONE`` files in a row.
         """
         try:
             source, key = resolve(asset.href, self._sources)
-            if source.name not in self._stores:
-                self._stores[source.name] = open_store(source)
-            async with self._gate:
-                return await _read(asset, source, key, self._stores[source.name])
+            if source.name not in self._servers:
+                self._servers[source.name] = Server(source)
+            return await self._read(asset, key, self._servers[source.name])
         except HeaderError as error:
             raise HeaderError(error.reason, band=asset.band, href=asset.href) from error.__cause__
 
+    async def _read(self, asset: Asset, key: str, server: Server) -> Header:
+        requests = retries = 0
+        nonsense: str | None = None
+        while True:
+            await server.wait()
+            data = FileBytes(server.store, key)
+            throttled = False
+            try:
+                async with self._gate:
+                    header = await _read(asset, server.source, key, data)
+                server.unanswered = 0
+                return replace(header, requests=requests + data.requests)
+            except Unanswered as error:
+                if server.unanswered >= GONE:
+                    raise _gone(server, asset, error.reason) from error.__cause__
+                if retries >= self._patience.retries:
+                    server.unanswered += 1
+                    raise HeaderError(error.reason) from error.__cause__
+                throttled = error.throttled
+            except HeaderError:
+                if not data.pieces:
+                    server.unanswered = 0
+                    raise
+                if retries >= self._patience.retries or data.sha256 == nonsense:
+                    server.unanswered = 0
+                    raise
+                nonsense = data.sha256
+            requests += data.requests
+            retries += 1
+            await asyncio.sleep(self._patience.pause(retries))
+            if throttled:
+                requests += await server.throttled(key)
 
-async def _read(asset: Asset, source: Source, key: str, store: ObjectStore) -> Header:
-    data = _Bytes(store, key)
-    try:
-        await data.open()
-        size = int(data.meta["size"])
-        if asset.size is not None and asset.size != size:
-            raise HeaderError(f"the file has {size} bytes, its item says {asset.size}")
-        directories = await read_directories(data.read)
-    except (ObstoreNotFoundError, FileNotFoundError) as error:
-        raise HeaderError(NO_SUCH_KEY) from error
-    except (ObstoreError, OSError) as error:
-        raise HeaderError(_unreadable(error)) from error
+
+async def _read(asset: Asset, source: Source, key: str, data: FileBytes) -> Header:
+    await data.open()
+    size = int(data.meta["size"])
+    if asset.size is not None and asset.size != size:
+        raise HeaderError(f"the file has {size} bytes, its item says {asset.size}")
+    directories = await read_directories(data.read)
     # The first image and its overviews; masks and further pages are other images.
     first = directories[0]
     overviews = [
@@ -216,9 +212,9 @@ async def _read(asset: Asset, source: Source, key: str, store: ObjectStore) -> H
         etag=data.meta["e_tag"],
         last_modified=last_modified,
         checksum=_checksum(source, data.meta["e_tag"], last_modified),
-        sha256=hashlib.sha256(b"".join(piece for _, piece in data.pieces)).hexdigest(),
+        sha256=data.sha256,
         read=sum(len(piece) for _, piece in data.pieces),
-        requests=len(data.pieces),
+        requests=data.requests,
         epsg=_epsg(first),
         transform=transform,
         levels=levels,
@@ -363,12 +359,8 @@ def _transform(image: Directory, asset: Asset) -> Transform:
     return found
 
 
-def _unreadable(error: Exception) -> str:
-    """obstore's words without the address, which errors name anyway, and without timings."""
-    text = str(error).strip()
-    if "416 Range Not Satisfiable" in text or "Requested range was invalid" in text:
-        return "the file is empty"
-    if "Error performing" in text:
-        # Before it is cut to length: what is left of a signed address must not hold its token.
-        text = text.splitlines()[0].rpartition(" - ")[2]
-    return f"cannot be read: {first_line(text or type(error).__name__)}"
+def _gone(server: Server, asset: Asset, reason: str) -> SourceError:
+    return SourceError(
+        f"source {server.source.name!r} answers nothing any more ({asset.href} {reason}): what is "
+        "indexed is recorded; see whether it is there, then run the crawl again"
+    )

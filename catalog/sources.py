@@ -12,24 +12,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
+import obstore
+import requests
+from obstore.exceptions import BaseError as ObstoreError
 from obstore.store import AzureStore, HTTPStore, LocalStore, ObjectStore, S3Store
 
 from catalog.errors import ConfigError, HeaderError
+from catalog.patience import asked_pause
 from catalog.settings import Source
 from catalog.signing import require_signing, token
 
 REQUEST_TIMEOUT = timedelta(seconds=30)
 """For one whole request, slow body included."""
 CONNECT_TIMEOUT = timedelta(seconds=10)
-RETRY: dict[str, Any] = {
-    "max_retries": 5,
-    "retry_timeout": timedelta(seconds=90),
-    "backoff": {
-        "init_backoff": timedelta(milliseconds=200),
-        "max_backoff": timedelta(seconds=15),
-        "base": 2.0,
-    },
-}
+RETRY: dict[str, Any] = {"max_retries": 0, "retry_timeout": timedelta(0)}
+"""None: obstore gives up at 429 and shows no ``Retry-After``; ``header.py`` tries again itself."""
 
 
 def resolve(href: str, sources: Sequence[Source]) -> tuple[Source, str]:
@@ -81,7 +78,7 @@ def href_of(location: str, sources: Sequence[Source]) -> str:
 
 
 def open_store(source: Source) -> ObjectStore:
-    """An obstore client for ``source.url``, with timeouts and retries.
+    """An obstore client for ``source.url``, with timeouts and without retries.
 
     Raises:
         ConfigError: the url does not name a bucket, host or directory.
@@ -142,3 +139,24 @@ def _credential_provider(account: str, container: str) -> Callable[[], Any]:
         return {"sas_token": given.query, "expires_at": given.use_until}
 
     return provide
+
+
+def ask_pause(store: ObjectStore, key: str) -> float | None:
+    """Seconds that a server which just refused ``key`` wants to be left alone, or None.
+
+    obstore shows no headers of a refusal, so one byte is asked for by other means.
+    """
+    try:
+        if isinstance(store, HTTPStore):
+            url = f"{store.url.rstrip('/')}/{quote(key)}"
+        elif isinstance(store, S3Store):
+            url = obstore.sign(store, "GET", key, timedelta(minutes=5))
+        else:
+            return None
+        seconds = CONNECT_TIMEOUT.total_seconds(), REQUEST_TIMEOUT.total_seconds()
+        with requests.get(
+            url, headers={"Range": "bytes=0-0"}, timeout=seconds, stream=True
+        ) as answer:
+            return None if answer.ok else asked_pause(answer.headers.get("Retry-After"))
+    except (requests.RequestException, ObstoreError, OSError, ValueError):
+        return None  # the next try will tell

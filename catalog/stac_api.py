@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import re
+import time
 import warnings
-from collections.abc import Iterator
-from typing import Any, cast
+from collections.abc import Iterator, Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 import pystac
@@ -15,9 +18,12 @@ from pystac_client.errors import ClientTypeError
 from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
 from pystac_client.warnings import PystacClientWarning
-from urllib3 import Retry
+from urllib3.exceptions import HTTPError
 
 from catalog.errors import CatalogError, ConfigError, SourceError, UsageError
+from catalog.patience import RETRIED, Patience, asked_pause
+
+log = logging.getLogger(__name__)
 
 # What pystac and pystac-client let out when a document is not what its type says.
 FOREIGN_ERRORS = (
@@ -30,7 +36,9 @@ FOREIGN_ERRORS = (
     TypeError,
     ValueError,
 )
-_RETRIED = (429, 500, 502, 503, 504)
+PATIENCE = Patience(first=0.5, longest=30.0)
+WHOLE = 4
+"""Times the timeout: how long one answer may take as a whole."""
 
 
 class StatusError(SourceError):
@@ -53,26 +61,17 @@ def redact_url(url: str) -> str:
 
 
 class StacTransport(StacApiIO):
-    """pystac-client's requests, counted, patient, and failing as ``SourceError``."""
+    """pystac-client's requests, counted, patient, and failing as ``SourceError``.
+
+    Args:
+        timeout: seconds to wait for a connection, and for each piece of an answer.
+        retries: of each request.
+    """
 
     def __init__(self, *, timeout: float, retries: int) -> None:
         self.requests = 0
-        # A search changes nothing, so its POST may be sent again like a GET. A host that
-        # refuses connections, or fails at TLS, is not waited for as long as one that is busy.
-        patience = Retry(
-            total=retries,
-            connect=min(retries, 2),
-            other=min(retries, 2),
-            status_forcelist=_RETRIED,
-            allowed_methods=None,
-            backoff_factor=0.5,
-            backoff_jitter=0.5,
-            backoff_max=30,
-            respect_retry_after_header=True,
-            retry_after_max=120,
-            raise_on_status=False,
-        )
-        super().__init__(timeout=timeout, max_retries=patience)
+        self._patience = dataclasses.replace(PATIENCE, retries=retries)
+        super().__init__(timeout=timeout, max_retries=None)
 
     def request(
         self,
@@ -82,27 +81,74 @@ class StacTransport(StacApiIO):
         parameters: dict[str, Any] | None = None,
     ) -> str:
         self.requests += 1
+        method = (method or "GET").upper()
+        given: dict[str, Any] = {"json" if method == "POST" else "params": parameters}
         try:
-            return cast(str, super().request(href, method, headers, parameters))
-        except APIError as error:
-            status = getattr(error, "status_code", None)
-            if status is None:
-                reason = _transport_reason(error.__context__ or error)
-                raise SourceError(f"cannot reach {redact_url(href)}: {reason}") from error
-            said = _server_message(str(error))
-            line = f"{redact_url(href)} answered {status}{': ' if said else ''}{said}"
-            if status in (401, 403):
-                raise ConfigError(f"{line} (it wants credentials)") from error
-            raise StatusError(line, status) from error
+            prepared = self.session.prepare_request(
+                requests.Request(method, href, headers=headers, **given)
+            )
+        except (requests.RequestException, ValueError) as error:
+            raise SourceError(f"cannot reach {redact_url(href)}: {error}") from error
+        retry = 0
+        while True:
+            retry += 1
+            pause: float | None = None
+            try:
+                status, answered, body = self._send(prepared)
+            except (requests.RequestException, HTTPError, OSError) as error:
+                # A host that refuses connections, or fails at TLS, is not waited for as long
+                # as one that is busy.
+                absent = isinstance(error, requests.ConnectionError) and not _was_reset(error)
+                if retry > min(self._patience.retries, 2 if absent else 99):
+                    reason = _transport_reason(error)
+                    raise SourceError(f"cannot reach {redact_url(href)}: {reason}") from error
+            else:
+                if 200 <= status < 300:
+                    return body
+                if status not in RETRIED or retry > self._patience.retries:
+                    raise _refused(href, status, body)
+                pause = asked_pause(answered.get("Retry-After"))
+            if pause is None:
+                pause = self._patience.pause(retry)
+            log.debug("%s: retry %d in %.1f s", redact_url(href), retry, pause)
+            time.sleep(pause)
+
+    def _send(self, prepared: requests.PreparedRequest) -> tuple[int, Mapping[str, str], str]:
+        """Status, headers and body of one try.
+
+        Its timeout ends a silence; one that lets a byte drop now and then is ended by ``WHOLE``.
+        """
+        ends = time.monotonic() + WHOLE * self._timeout
+        settings = self.session.merge_environment_settings(str(prepared.url), {}, True, None, None)
+        with self.session.send(prepared, timeout=self.timeout, **settings) as answer:
+            pieces: list[bytes] = []
+            while piece := answer.raw.read1(65_536, decode_content=True):
+                pieces.append(piece)
+                if time.monotonic() > ends:
+                    raise requests.Timeout("the answer does not come to its end: timed out")
+            return answer.status_code, answer.headers, b"".join(pieces).decode(errors="replace")
+
+    @property
+    def _timeout(self) -> float:
+        assert isinstance(self.timeout, (int, float))
+        return float(self.timeout)
 
     def read_json(self, source: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        text = self.read_text(source, *args, **kwargs)
         href = redact_url(source.href if isinstance(source, pystac.Link) else str(source))
-        try:
-            document = self.json_loads(text)
-        except (ValueError, RecursionError) as error:
-            what = "an HTML page" if text.lstrip().startswith("<") else "something else"
-            raise SourceError(f"{href} is not a STAC API: it answered {what}, not JSON") from error
+        # A page of a proxy that is in the way is not retried as often as a server that is busy.
+        for retry in range(1, 2 + min(self._patience.retries, 2)):
+            text = self.read_text(source, *args, **kwargs)
+            try:
+                document = self.json_loads(text)
+                break
+            except (ValueError, RecursionError) as error:
+                if retry > min(self._patience.retries, 2):
+                    html = text.lstrip().startswith("<")
+                    what = "an HTML page" if html else "something else"
+                    raise SourceError(
+                        f"{href} is not a STAC API: it answered {what}, not JSON"
+                    ) from error
+            time.sleep(self._patience.pause(retry))
         if not isinstance(document, dict):
             raise SourceError(f"{href} is not a STAC API: its JSON is not an object")
         return document
@@ -175,6 +221,22 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, KeyError):
         return f"its landing page has no {error}"
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _refused(href: str, status: int, body: str) -> CatalogError:
+    said = _server_message(body)
+    line = f"{redact_url(href)} answered {status}{': ' if said else ''}{said}"
+    if status in (401, 403):
+        return ConfigError(f"{line} (it wants credentials)")
+    return StatusError(line, status)
+
+
+def _was_reset(error: requests.ConnectionError) -> bool:
+    """True where there was a connection, and it broke: worth more tries than none at all."""
+    text = str(error)
+    return not isinstance(error, (requests.exceptions.SSLError, requests.ConnectTimeout)) and (
+        "Connection aborted" in text or "Connection broken" in text or "reset" in text
+    )
 
 
 def _transport_reason(error: BaseException) -> str:

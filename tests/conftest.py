@@ -22,6 +22,7 @@ from filelock import FileLock
 from sqlalchemy import Engine, create_engine, event, make_url
 
 from catalog.database import migrate, open_engine
+from catalog.patience import Patience
 from catalog.scene import Scene
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,6 +88,12 @@ def internet_attempts() -> Iterator[list[str]]:
     _attempts.clear()
     yield _attempts
     assert not _attempts, f"a test reached for the internet: {_attempts}"
+
+
+@pytest.fixture(autouse=True)
+def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many tries as ever, after shorter pauses."""
+    monkeypatch.setattr("catalog.header.PATIENCE", Patience(first=0.01))
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
 import warnings
 from collections.abc import Iterator
@@ -36,10 +37,14 @@ from scenes import (
 )
 
 from catalog.cube import scene_references
+from catalog.demo.faults import Fault
+from catalog.demo.http_ranges import md5_tag
 from catalog.demo.server import ArchiveServer
 from catalog.errors import HeaderError
-from catalog.header import FIRST_READ, Header, HeaderReader, Level
+from catalog.header import Header, HeaderReader, Level
 from catalog.item import scene_from_item
+from catalog.patience import Patience
+from catalog.remote_file import FIRST_READ
 from catalog.repository import Repository
 from catalog.settings import BUILT_IN_SOURCES, Source
 
@@ -57,15 +62,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ArchiveServer]
 @pytest.fixture
 def server(running: ArchiveServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[ArchiveServer]:
     """Serves ``server.archive.files``; clients of it try twice at most."""
-    backoff = {"init_backoff": timedelta(milliseconds=1), "max_backoff": timedelta(milliseconds=1)}
-    monkeypatch.setattr(
-        "catalog.sources.RETRY",
-        {
-            "max_retries": 1,
-            "retry_timeout": timedelta(seconds=5),
-            "backoff": {**backoff, "base": 2.0},
-        },
-    )
+    monkeypatch.setattr("catalog.header.PATIENCE", Patience(retries=1, first=0.01))
     running.requests.reset()
     yield running
     running.faults.reset()
@@ -350,12 +347,24 @@ def test_a_tiff_whose_directory_lies_at_its_end(server: ArchiveServer) -> None:
     assert header.epsg == EPSG
 
 
-def test_a_file_that_changes_between_two_reads_is_refused(server: ArchiveServer) -> None:
+def test_a_file_that_changes_between_two_reads_is_read_anew(server: ArchiveServer) -> None:
     path = write_tiff(server.archive.files / "changing.tif", noise(600, 600), block=256)
     with rasterio.open(path, "r+") as dataset:
         dataset.update_tags(NOTE="x" * 1000)
     content = path.read_bytes()
-    server.misbehave("/files/changing.tif", body=content[:-1] + b"!", times=1)
+    fault = server.misbehave("/files/changing.tif", body=content[:-1] + b"!", times=1)
+    header = read(server, "changing.tif")
+    assert header.size == len(content)
+    assert header.etag == md5_tag(content)  # of the file as it is at the second try
+    # Never the same twice: refused.
+    versions = itertools.count()
+
+    def restless(request: Any) -> Fault:
+        return Fault(body=content[:-4] + next(versions).to_bytes(4))
+
+    assert fault.times == 0
+    del server.faults.paths["/files/changing.tif"]
+    server.faults.callback = restless
     with pytest.raises(HeaderError, match="the file changed while its header was read"):
         read(server, "changing.tif")
 
@@ -384,7 +393,7 @@ def test_concurrency_is_bounded(server: ArchiveServer) -> None:
         await asyncio.gather(*(reader.read(asset) for _ in range(12)))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("catalog.header.obstore.get_async", counted)
+        patch.setattr("catalog.remote_file.obstore.get_async", counted)
         asyncio.run(read_all())
     assert most == 3
 
@@ -495,7 +504,9 @@ def test_a_server_that_fails_once_is_asked_again(server: ArchiveServer, good: by
     server.archive.files.joinpath("once.tif").write_bytes(good)
     server.misbehave("/files/once.tif", status=503, times=1)
     assert read(server, "once.tif").size == len(good)
-    assert [request.status for request in server.requests] == [503, 206]
+    # The second asks for one byte, to see whether the server wants to be left alone.
+    asked = [(request.status, request.range) for request in server.requests]
+    assert asked == [(503, "bytes=0-32767"), (206, "bytes=0-0"), (206, "bytes=0-32767")]
 
 
 def test_a_server_that_fails_within_a_long_header(server: ArchiveServer) -> None:
@@ -504,8 +515,6 @@ def test_a_server_that_fails_within_a_long_header(server: ArchiveServer) -> None
         dataset.update_tags(NOTE="x" * 1000)
 
     def late(request: Any) -> Any:
-        from catalog.demo.faults import Fault
-
         return None if request.headers["range"].startswith("bytes=0-") else Fault(status=500)
 
     server.faults.callback = late

@@ -21,10 +21,10 @@ TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 
 ORDER = [
     {"errors"},
-    {"logs", "settings", "bands", "json_values", "parse", "footprint", "area"},
+    {"logs", "settings", "patience", "bands", "json_values", "parse", "footprint", "area"},
     {"scene", "boa_offset", "item_assets", "item", "item_file", "item_shelf"},
     {"stac_api", "stac_query", "stac_search"},
-    {"directories", "signing", "sources", "header"},
+    {"directories", "signing", "sources", "remote_file", "header"},
     {"cube"},
     {"storage", "repository", "cube_writer", "contents", "arrays", "virtual"},
     {"file_check", "itemless"},
