@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
+import uuid
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -36,11 +38,15 @@ from catalog.cube import (
     spec_of_document,
     variant_root,
 )
-from catalog.errors import StoreError, first_line
+from catalog.errors import StoreError
+from catalog.patience import Patience
 from catalog.repository import Repository, get_document, put_bytes, step_references
+from catalog.storage import is_remote, store_errors
 
 _Change = Callable[[icechunk.IcechunkStore], Coroutine[Any, Any, dict[str, "Placement"]]]
 
+PATIENCE = Patience(retries=3, first=1.0)
+"""With an object store that breaks off half way."""
 TRIES = 5
 """Of a commit that another writer of the same branch got in before."""
 
@@ -151,17 +157,23 @@ def _commit(
     metadata: dict[str, Any],
 ) -> Written:
     """One commit of what ``change`` does to the head, tried again on top of another writer's."""
-    for attempt in range(1, TRIES + 1):
-        try:
-            return _try_commit(repository, branch, message, change, metadata)
-        except icechunk.ConflictError as error:
-            if attempt == TRIES:
-                raise StoreError(
-                    f"branch {branch}: {TRIES} commits in a row met another writer's"
-                ) from error
-        except icechunk.IcechunkError as error:
-            raise StoreError(f"branch {branch}: {first_line(error)}") from error
-    raise AssertionError
+    attempt = 0
+    with store_errors(f"branch {branch} of {repository.location}"):
+        while True:
+            attempt += 1
+            try:
+                return _try_commit(repository, branch, message, change, metadata)
+            except icechunk.ConflictError as error:
+                if attempt >= TRIES:
+                    raise StoreError(
+                        f"branch {branch}: {TRIES} commits in a row met another writer's"
+                    ) from error
+            except icechunk.IcechunkError:
+                # icechunk asks again for what was refused, not for what broke off half way; the
+                # scenes are written anew, at the indexes they have.
+                if attempt > PATIENCE.retries or not is_remote(repository.location):
+                    raise
+                time.sleep(PATIENCE.pause(attempt))
 
 
 def scene_ids(store: icechunk.IcechunkStore) -> dict[str, Placement]:
@@ -238,9 +250,27 @@ def _try_commit(
     session = repository.icechunk.writable_session(branch)
     parent = session.snapshot_id
     placements = sync(change(session.store))
+    write = uuid.uuid4().hex[:12]
     with repository.writing():
-        snapshot = session.commit(message, metadata, allow_empty=True)
+        try:
+            snapshot = session.commit(message, {**metadata, "write": write}, allow_empty=True)
+        except icechunk.IcechunkError:
+            # It may have been made, and only the answer have been lost.
+            made = _commit_with(repository, branch, parent, write)
+            if made is None:
+                raise
+            snapshot = made
     return Written(branch, snapshot, parent, datetime.now(UTC), placements)
+
+
+def _commit_with(repository: Repository, branch: str, parent: str, write: object) -> str | None:
+    """The snapshot that ``write`` left on the branch after ``parent``, if it left one."""
+    for info in repository.icechunk.ancestry(branch=branch):
+        if info.id == parent:
+            return None
+        if info.metadata.get("write") == write:
+            return info.id
+    return None
 
 
 async def _fill(

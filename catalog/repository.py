@@ -43,7 +43,9 @@ from catalog.storage import (
     is_remote,
     open_storage,
     probe_conditional_writes,
+    request_settings,
     storage_errors,
+    store_errors,
 )
 
 MANIFEST_STEPS = 32
@@ -110,7 +112,7 @@ class Repository:
         """
         storage = open_storage(location, options or {})
         with storage_errors(location):
-            if not icechunk.Repository.exists(storage):
+            if not icechunk.Repository.exists(storage, request_settings()):
                 raise ConfigError(f"no repository at {location}: run `cogcat init`")
             saved = icechunk.Repository.fetch_config(storage)
             containers = dict((saved.virtual_chunk_containers or {}) if saved else {})
@@ -141,7 +143,7 @@ class Repository:
         options = options or {}
         storage = open_storage(location, options)
         with storage_errors(location):
-            exists = icechunk.Repository.exists(storage)
+            exists = icechunk.Repository.exists(storage, request_settings())
             if not exists:
                 probe_conditional_writes(location, options)
             saved = icechunk.Repository.fetch_config(storage) if exists else None
@@ -190,15 +192,16 @@ class Repository:
         return {c.name or prefix: prefix for prefix, c in containers.items()}
 
     def branches(self) -> set[str]:
-        with storage_errors(self.location):
+        with store_errors(self.location):
             return self.icechunk.list_branches() - {"main"}
 
     def head(self, branch: str) -> str | None:
         """The branch's head snapshot id, or None where there is no such branch."""
-        try:
-            return self.icechunk.lookup_branch(branch)
-        except icechunk.RefNotFoundError:
-            return None
+        with store_errors(f"branch {branch} of {self.location}"):
+            try:
+                return self.icechunk.lookup_branch(branch)
+            except icechunk.RefNotFoundError:
+                return None
 
     def first_snapshot(self) -> str:
         """The snapshot every branch starts from: the empty one a repository is born with."""
@@ -212,13 +215,14 @@ class Repository:
             StoreError: ``since`` is not in the branch's history.
         """
         found: list[Snapshot] = []
-        for info in self.icechunk.ancestry(branch=branch):
-            if info.id == since:
-                return found[::-1]
-            if info.parent_id is None:
-                break
-            named = (tuple(info.metadata.get(key, ())) for key in ("scenes", "withdrawn"))
-            found.append(Snapshot(info.id, info.parent_id, info.written_at, *named))
+        with store_errors(f"branch {branch} of {self.location}"):
+            for info in self.icechunk.ancestry(branch=branch):
+                if info.id == since:
+                    return found[::-1]
+                if info.parent_id is None:
+                    break
+                named = (tuple(info.metadata.get(key, ())) for key in ("scenes", "withdrawn"))
+                found.append(Snapshot(info.id, info.parent_id, info.written_at, *named))
         if since is not None:
             raise StoreError(
                 f"branch {branch} of {self.location} does not hold snapshot {since}, which the "
@@ -313,10 +317,7 @@ def _config(containers: Mapping[str, icechunk.VirtualChunkContainer]) -> icechun
         ),
         max_concurrent_manifest_fetches_during_commit=32,
     )
-    config.storage = icechunk.StorageSettings(
-        # One request per chunk: by default icechunk splits a read of a few hundred KB.
-        concurrency=icechunk.StorageConcurrencySettings(max_concurrent_requests_for_object=1)
-    )
+    config.storage = request_settings()
     for container in containers.values():
         config.set_virtual_chunk_container(container)
     return config

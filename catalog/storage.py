@@ -17,7 +17,14 @@ from obstore.exceptions import AlreadyExistsError, PreconditionError
 from obstore.exceptions import BaseError as ObstoreError
 from obstore.store import LocalStore, ObjectStore, S3Store
 
-from catalog.errors import ConfigError, first_line
+from catalog.errors import ConfigError, StoreError, first_line
+
+CONNECT_TIMEOUT = timedelta(seconds=10)
+READ_TIMEOUT = timedelta(seconds=30)
+"""Until an object store begins to answer one try, and between two pieces of its answer."""
+TRIES = 8
+"""Of one request; icechunk scatters the pauses between them, from 0.1 s to ``LONGEST_PAUSE``."""
+LONGEST_PAUSE = timedelta(seconds=15)
 
 Options = Mapping[str, str]
 """``region``, ``endpoint`` and ``anonymous`` of an S3 repository."""
@@ -58,6 +65,25 @@ def open_storage(location: str, options: Options) -> icechunk.Storage:
         force_path_style=bool(endpoint),
         anonymous=True if anonymous else None,
         from_env=None if anonymous else True,
+        network_stream_timeout_seconds=max(1, int(READ_TIMEOUT.total_seconds())),
+    )
+
+
+def request_settings() -> icechunk.StorageSettings:
+    """Timeouts and retries of icechunk's requests. A storage keeps those of its first use, so they
+    are to be given there; by default nothing ends the wait for an answer."""
+    milliseconds = timedelta(milliseconds=1)
+    return icechunk.StorageSettings(
+        # One request per chunk: by default icechunk splits a read of a few hundred KB.
+        concurrency=icechunk.StorageConcurrencySettings(max_concurrent_requests_for_object=1),
+        retries=icechunk.StorageRetriesSettings(
+            max_tries=TRIES, max_backoff_ms=LONGEST_PAUSE // milliseconds
+        ),
+        timeouts=icechunk.StorageTimeoutSettings(
+            connect_timeout_ms=CONNECT_TIMEOUT // milliseconds,
+            read_timeout_ms=READ_TIMEOUT // milliseconds,
+            operation_attempt_timeout_ms=2 * READ_TIMEOUT // milliseconds,
+        ),
     )
 
 
@@ -143,7 +169,48 @@ def storage_errors(location: str) -> Iterator[None]:
     except (icechunk.IcechunkError, ObstoreError, ValueError, OSError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"repository {location}: {first_line(error)}") from error
+        raise ConfigError(f"repository {location}: {storage_reason(error)}") from error
+
+
+@contextlib.contextmanager
+def store_errors(what: str) -> Iterator[None]:
+    """What fails in a repository that was open already is a ``StoreError`` that names ``what``."""
+    try:
+        yield
+    except (icechunk.IcechunkError, OSError) as error:
+        raise StoreError(
+            f"{what}: {storage_reason(error)}; what is recorded stays: put it right, then run "
+            "the crawl again"
+        ) from error
+
+
+def storage_reason(error: BaseException) -> str:
+    """What a failure of the storage comes from, in one line: icechunk's first line names only what
+    it was doing, and the cause stands below."""
+    text = str(error)
+    for known in _CAUSES:
+        if known.lower() in text.lower():
+            return f"{first_line(error)} ({known})"
+    return first_line(error)
+
+
+_CAUSES = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "File too large",
+    "Permission denied",
+    "Read-only file system",
+    "Not a directory",
+    "No such file or directory",
+    "Connection refused",
+    "NoSuchBucket",
+    "AccessDenied",
+    "timed out",
+    "dispatch failure",
+    "InternalError",
+    "SlowDown",
+    "service error",
+)
 
 
 def _bucket(location: str) -> tuple[str, str]:
