@@ -10,12 +10,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from catalog import heads, records
 from catalog.cube import SceneReferences
 from catalog.cube_writer import Placement, Written, withdraw_batch, write_batch
-from catalog.database import write_transaction
+from catalog.database import write_transaction, write_twice
 from catalog.errors import BusyError
 from catalog.header import Header
 from catalog.lease import Lease
@@ -95,15 +95,17 @@ class Committer:
         transform = batch[0].references.arrays[0].spec.grid.transform
         origin = (transform[2], transform[5])
         commit = _commit(collection, tile, batch[0].scene.epsg, written, origin)
-        with self.report.timed("records"), write_transaction(self.engine) as connection:
-            self._check_mine(
-                commit,
-                records.record_indexed(
-                    connection, self.repository_id, commit, scenes, self.crawl_id
-                ),
+        ids = [ready.scene.id for ready in batch]
+
+        def record(connection: Connection) -> tuple[bool, dict[str, list[str]]]:
+            mine = records.record_indexed(
+                connection, self.repository_id, commit, scenes, self.crawl_id
             )
-            ids = [ready.scene.id for ready in batch]
-            twins = records.same_acquisitions(connection, self.repository_id, collection, ids)
+            return mine, records.same_acquisitions(connection, self.repository_id, collection, ids)
+
+        with self.report.timed("records"):
+            (mine, twins), again = write_twice(self.engine, record)
+        self._check_mine(commit, mine or again)
         for item, others in twins.items():
             log.info("%s is the same acquisition as %s", item, ", ".join(others))
         self.report.duplicates += len(twins)

@@ -8,6 +8,7 @@ before it committed and did not live to record (``recovery.py``).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -21,8 +22,8 @@ from sqlalchemy import Engine
 from catalog import failures, lease, records, registry, sync
 from catalog.committer import Committer, Ready
 from catalog.cube import scene_references
-from catalog.database import read_transaction, write_transaction
-from catalog.errors import CatalogError, HeaderError, SceneError
+from catalog.database import read_transaction, write_transaction, write_twice
+from catalog.errors import CatalogError, HeaderError, SceneError, SourceError
 from catalog.header import Header, HeaderReader, Reads
 from catalog.recovery import recover
 from catalog.report import Report
@@ -169,21 +170,29 @@ class Crawl:
             committer = Committer(
                 self._engine, self._repository, key, sieve.crawl_id, held, self.report
             )
-            outcome = "failed"
             try:
                 asyncio.run(self._run(iter(items), sieve, committer, outstanding))
-                outcome = "interrupted" if self.report.interrupted else "done"
-            finally:
-                self.report.seconds = time.monotonic() - started
-                with write_transaction(self._engine) as connection:
-                    registry.finish_crawl(
-                        connection,
-                        sieve.crawl_id,
-                        self.report.counts(),
-                        outcome,
-                        watermark=self.report.watermark if outcome == "done" else None,
-                    )
+            except BaseException:
+                # What it ended with is what the caller is to see, even if this cannot be recorded.
+                with contextlib.suppress(CatalogError):
+                    self._finish(sieve.crawl_id, "failed", started)
+                raise
+            outcome = "interrupted" if self.report.interrupted else "done"
+            self._finish(sieve.crawl_id, outcome, started)
         return self.report
+
+    def _finish(self, crawl_id: int, outcome: str, started: float) -> None:
+        self.report.seconds = time.monotonic() - started
+        write_twice(
+            self._engine,
+            lambda connection: registry.finish_crawl(
+                connection,
+                crawl_id,
+                self.report.counts(),
+                outcome,
+                watermark=self.report.watermark if outcome == "done" else None,
+            ),
+        )
 
     async def _run(
         self,
@@ -193,6 +202,20 @@ class Crawl:
         outstanding: bool,
     ) -> None:
         """``committer`` None for a dry run."""
+        try:
+            await self._go(items, sieve, committer, outstanding)
+        except SourceError:
+            # What was read before the source went away is written.
+            await self._flush_all(committer)
+            raise
+
+    async def _go(
+        self,
+        items: Iterator[Mapping[str, Any]],
+        sieve: Sieve,
+        committer: Committer | None,
+        outstanding: bool,
+    ) -> None:
         reader = self._reader or HeaderReader(self._sources, concurrency=self._concurrency)
         if committer is not None:
             mended = await recover(
@@ -300,6 +323,7 @@ class Crawl:
         # Time of arrival in the store is only partly in our hands; within a page it is kept.
         tasks = [asyncio.create_task(self._scene(scene, reader)) for scene in work.scenes]
         same: list[Ready] = []
+        gone: SourceError | None = None
         try:
             for scene, task in sorted(
                 zip(work.scenes, tasks, strict=True), key=lambda pair: pair[0].datetime
@@ -308,6 +332,10 @@ class Crawl:
                     break
                 try:
                     ready = await task
+                except SourceError as error:
+                    # Others may have been read before, or come from another source.
+                    gone = error
+                    continue
                 except SceneError as error:
                     await asyncio.to_thread(self._fail, scene, error, committer)
                     continue
@@ -328,6 +356,8 @@ class Crawl:
             await asyncio.gather(*tasks, return_exceptions=True)
         if same:
             await asyncio.to_thread(committer.record_same, same, work.states)
+        if gone is not None:
+            raise gone
             self._in_hand -= {ready.key for ready in same}
 
     async def _scene(self, scene: Scene, reader: Reads) -> Ready:

@@ -8,17 +8,28 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+)
 
-from catalog.errors import BusyError, CatalogError, ConfigError
+from catalog.errors import BusyError, CatalogError, ConfigError, DatabaseLostError
 from catalog.models import REVISION
+from catalog.patience import Patience
 
+PATIENCE = Patience(retries=4, first=1.0)
+"""With a server that has answered before and refuses connections now: it may be restarting."""
 BUSY_SECONDS = 30
 """How long a writer of SQLite waits for another one."""
 _WRITE = "cogcat_write"
@@ -47,7 +58,8 @@ def open_engine(url: str) -> Engine:
         options: dict[str, Any] = {"prepare_threshold": None, "application_name": "cogcat"}
         if "connect_timeout" not in parsed.query:
             options["connect_timeout"] = 10
-        engine = create_engine(parsed, connect_args=options)
+        # A connection that broke while it lay idle is noticed, and replaced, before its next use.
+        engine = create_engine(parsed, connect_args=options, pool_pre_ping=True)
     if exists(engine):
         try:
             with read_transaction(engine) as connection:
@@ -82,9 +94,10 @@ def read_transaction(engine: Engine) -> Iterator[Connection]:
 
     Raises:
         ConfigError: the database cannot be reached, or lacks a table.
+        DatabaseLostError: it went away.
         BusyError: another process holds it for too long.
     """
-    with _translated(engine), engine.connect() as connection:
+    with _translated(engine), _connect(engine) as connection:
         yield connection
 
 
@@ -96,13 +109,33 @@ def write_transaction(engine: Engine) -> Iterator[Connection]:
     each other rather than one of them failing at its first write.
 
     Raises:
-        ConfigError: the database cannot be reached, or lacks a table.
+        ConfigError: the database cannot be reached, cannot be written, or lacks a table.
+        DatabaseLostError: it went away; whether what was written stays is not known if that was
+            at the very end.
         BusyError: another process holds it for too long.
     """
-    with _translated(engine), engine.connect() as connection:
+    with _translated(engine), _connect(engine) as connection:
         writing = connection.execution_options(**{_WRITE: True})
         with writing.begin():
             yield writing
+
+
+def write_twice[T](engine: Engine, write: Callable[[Connection], T]) -> tuple[T, bool]:
+    """``write`` in a write transaction, and once more in another if the first lost its database.
+
+    Args:
+        write: leaves the same rows when it is done twice: the first time may have been committed,
+            and only the word of it lost.
+
+    Returns:
+        what ``write`` returned, and True if that was at its second time.
+    """
+    try:
+        with write_transaction(engine) as connection:
+            return write(connection), False
+    except DatabaseLostError:
+        with write_transaction(engine) as connection:
+            return write(connection), True
 
 
 def migrate(engine: Engine) -> None:
@@ -193,6 +226,29 @@ def _revision(engine: Engine) -> str | None:
         return found.scalar_one_or_none()
 
 
+_answered: WeakSet[Engine] = WeakSet()
+"""Engines whose database has been there, the last time it was asked."""
+
+
+def _connect(engine: Engine) -> Connection:
+    """A connection; a server that was there is waited for a little while. Nothing has been
+    written yet, so this can be repeated."""
+    retry = 0
+    while True:
+        try:
+            connection = engine.connect()
+        except OperationalError:
+            retry += 1
+            if engine not in _answered or retry > PATIENCE.retries:
+                _answered.discard(engine)
+                raise
+            time.sleep(PATIENCE.pause(retry))
+        else:
+            if engine.dialect.name != "sqlite":
+                _answered.add(engine)
+            return connection
+
+
 def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
@@ -236,7 +292,34 @@ def _open_sqlite(url: URL) -> Engine:
     engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
+    if file is not None:
+        _watch_file(engine, file)
     return engine
+
+
+def _watch_file(engine: Engine, file: Path) -> None:
+    """SQLite would go on writing into a file that has been removed, and make a new, empty one for
+    the next connection: both are refused."""
+    opened: tuple[int, int] | None = None
+
+    def check(*_: object) -> None:
+        nonlocal opened
+        try:
+            found = file.stat()
+            here = (found.st_dev, found.st_ino)
+        except FileNotFoundError:
+            here = None
+        if opened is None:
+            opened = here
+        elif here != opened:
+            what = "removed" if here is None else "replaced"
+            raise DatabaseLostError(
+                f"database {shown(engine.url)}: its file was {what} while it was in use; put it "
+                "back, or make the catalog anew, then run this again"
+            )
+
+    event.listen(engine, "do_connect", check)
+    event.listen(engine, "begin", check)
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, record: object) -> None:
@@ -262,6 +345,13 @@ def _pragma(connection: Connection, pragma: str) -> None:
     raw.execute(f"PRAGMA {pragma}").close()
 
 
+_ADVICE = (
+    (r"disk is full|No space left", "make room, then run this again; what is recorded stays"),
+    (r"readonly database", "make the file and its directory writable, then run this again"),
+    (r"disk I/O error|malformed", "look after the disk; what is in the repository is safe there"),
+)
+
+
 @contextmanager
 def _translated(engine: Engine) -> Iterator[None]:
     """Turn the driver's errors of a whole database into ours; a statement's own pass unchanged."""
@@ -270,11 +360,19 @@ def _translated(engine: Engine) -> Iterator[None]:
     except DBAPIError as error:
         reason = str(error.orig).strip()
         lines = reason.splitlines()
+        line = lines[0] if lines else "no answer"
         where = f"database {shown(engine.url)}"
         if "database is locked" in reason:
             raise BusyError(f"{where}: another process has been writing for too long") from error
         if re.search(r"no such table|relation .* does not exist", reason):
             raise ConfigError(f"{where}: {lines[0]}: run `cogcat init`") from error
-        if isinstance(error, OperationalError) or "not a database" in reason:
-            raise ConfigError(f"{where}: {lines[0] if lines else 'no answer'}") from error
+        if error.connection_invalidated:
+            raise DatabaseLostError(
+                f"{where} went away: {line}; what is recorded stays: run this again when it is back"
+            ) from error
+        for pattern, advice in _ADVICE:
+            if re.search(pattern, reason):
+                raise ConfigError(f"{where}: {line}; {advice}") from error
+        if isinstance(error, (OperationalError, InterfaceError)) or "not a database" in reason:
+            raise ConfigError(f"{where}: {line}") from error
         raise

@@ -3,6 +3,7 @@
     CatalogError
     ├── UsageError            the question is wrong: ask another (exit code 2)
     │   ├── ConfigError           a setting, a database or a repository does not fit
+    │   │   └── DatabaseLostError     it did, and went away: run again when it is back
     │   └── NotFoundError         no such scene, tile, band, resolution, snapshot (LookupError)
     ├── SceneError            one scene is unusable: record the reason, go on with the others
     │   ├── ItemError             its STAC document
@@ -30,6 +31,10 @@ class UsageError(CatalogError, ValueError):
 
 class ConfigError(UsageError):
     """A setting, the database or the repository does not fit what was asked."""
+
+
+class DatabaseLostError(ConfigError):
+    """The SQL database went away while it was in use; what is recorded stays."""
 
 
 class NotFoundError(UsageError, LookupError):

@@ -34,6 +34,9 @@ RENEWALS = 4
 POLL = 1.0
 """Seconds between two tries of a crawl that waits."""
 
+_HELD: set[str] = set()
+"""Holders of this process: what the database says of others of it could not be given back."""
+
 
 class Lease:
     """A held lease, renewed in the background until ``release``."""
@@ -59,6 +62,7 @@ class Lease:
         """Gives the lease back; what cannot be given back expires."""
         self._done.set()
         self._thread.join()
+        _HELD.discard(self.holder)
         try:
             with write_transaction(self._engine) as connection:
                 connection.execute(
@@ -114,19 +118,24 @@ def held(
         BusyError: another holds it; says who and until when.
     """
     holder = f"{socket.gethostname()}:{_processes()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-    deadline = None if wait is None else time.monotonic() + wait
-    while True:
-        other = _acquire(engine, repository_id, holder, ttl)
-        if other is None:
-            break
-        if deadline is not None and time.monotonic() >= deadline:
-            name, until = other
-            host, _, process, _ = name.split(":")
-            raise BusyError(
-                f"another crawl ({host}, process {process}) is writing to the repository; its "
-                f"lease is good until {until:%H:%M:%S} UTC: wait for it with --wait"
-            )
-        time.sleep(POLL)
+    _HELD.add(holder)
+    try:
+        deadline = None if wait is None else time.monotonic() + wait
+        while True:
+            other = _acquire(engine, repository_id, holder, ttl)
+            if other is None:
+                break
+            if deadline is not None and time.monotonic() >= deadline:
+                name, until = other
+                host, _, process, _ = name.split(":")
+                raise BusyError(
+                    f"another crawl ({host}, process {process}) is writing to the repository; its "
+                    f"lease is good until {until:%H:%M:%S} UTC: wait for it with --wait"
+                )
+            time.sleep(POLL)
+    except BaseException:
+        _HELD.discard(holder)
+        raise
     lease = Lease(engine, repository_id, holder, ttl)
     try:
         yield lease
@@ -184,12 +193,14 @@ def _processes() -> str:
 
 
 def _is_dead(holder: str) -> bool:
-    """True only if the holder was a process of this machine and container that is no more."""
+    """True only if the holder was of this machine and container, and is no more."""
     host, processes, number, *_ = [*holder.split(":"), "", "", ""]
     if host != socket.gethostname() or not processes or processes != _processes():
         return False
     if not number.isdecimal():
         return False
+    if int(number) == os.getpid():
+        return holder not in _HELD
     try:
         os.kill(int(number), 0)
     except ProcessLookupError:
