@@ -17,7 +17,7 @@ from faulty_crawls import SEEDS, behind, crawl, indexed
 from scenes import make_asset, noise, read_header, served, write_small_cog
 from stacks import BANDS, C1, SCENES, Stack, open_stack, s3_client
 
-from catalog import crawl as crawling
+from catalog import committer
 from catalog.demo.http_ranges import md5_tag
 from catalog.demo.server import ArchiveServer
 from catalog.errors import HeaderError, SourceError, StoreError
@@ -234,14 +234,14 @@ def change_before_the_commit(
     before = stack.path(item, "red").read_bytes()
     after = stack.path(other, "red").read_bytes()
     assert item["properties"]["grid:code"] == other["properties"]["grid:code"]
-    real = crawling.write_batch
+    real = committer.write_batch
 
     def late(*args: Any, **kw: Any) -> Any:
         replace(after)
         return real(*args, **kw)
 
     with monkeypatch.context() as patched:
-        patched.setattr(crawling, "write_batch", late)
+        patched.setattr(committer, "write_batch", late)
         assert stack.crawl(tiles=["10TFR"], bands=["red"]).indexed == SCENES // 2
     with stack.connect() as cat:
         scene = cat.scene(item["id"])

@@ -19,8 +19,7 @@ from faulty_crawls import indexed
 from sqlalchemy import create_engine, make_url
 from stacks import SCENES, Stack, open_stack
 
-from catalog import crawl as crawling
-from catalog import database, records, registry
+from catalog import committer, database, records, registry
 from catalog.database import open_engine, write_transaction
 from catalog.demo.server import ArchiveServer
 from catalog.errors import BusyError, ConfigError, DatabaseLostError, StoreError
@@ -60,7 +59,7 @@ def at(
     """``happens`` once, at that point of the next crawl."""
     module, name, after = {
         "pending": (records, "record_pending", False),
-        "commit": (crawling, "write_batch", True),
+        "commit": (committer, "write_batch", True),
         "recorded": (records, "record_indexed", True),
         "finish": (registry, "finish_crawl", False),
     }[point]
