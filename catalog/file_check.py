@@ -11,7 +11,8 @@ import icechunk
 from catalog.contents import StoredScene, is_unchanged
 from catalog.cube import refs_digest, scene_references
 from catalog.errors import HeaderError
-from catalog.header import NO_SUCH_KEY, Header, Reads
+from catalog.header import Header, Reads
+from catalog.remote_file import NO_SUCH_KEY
 from catalog.scene import Scene
 
 CHANGED = "the file is no longer the one that is referenced"

@@ -33,12 +33,13 @@ from catalog.errors import (
     StoreError,
 )
 from catalog.file_check import CheckedFiles, check_files, is_unread
-from catalog.header import NO_SUCH_KEY, Reads
+from catalog.header import Reads
 from catalog.item import scene_from_item
 from catalog.itemless import BOA_EVIDENCE, NO_ITEM, itemless_scene
 from catalog.lease import Lease
 from catalog.recorded import AssetRecord, CrawlCounts, IndexedScene
 from catalog.recovery import Behind, file_record, unrecorded
+from catalog.remote_file import NO_SUCH_KEY
 from catalog.repository import Repository, Snapshot
 from catalog.scene import Asset, Scene
 from catalog.settings import Source

@@ -135,4 +135,3 @@ def _fault(error: Exception) -> Exception:
     if refused or (status is not None and status < 500 and status not in RETRIED):
         return HeaderError(said)
     return Unanswered(said, throttled=status in (429, 503))
-
