@@ -60,7 +60,9 @@ def _query_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command(cls=Command)
 @_query_options
-@click.option("--items", metavar="FILE", help="Items from a JSON or NDJSON file, not an API.")
+@click.option(
+    "--items", metavar="FILE", help="Items from a JSON, NDJSON or stac-geoparquet file, not an API."
+)
 @click.option("--watch", metavar="NAME", help="Run this watch; without a query, all of them run.")
 @click.option("--full", is_flag=True, help="Watches from their beginning, not their watermark.")
 @click.option("--sync", is_flag=True,
@@ -69,7 +71,9 @@ def _query_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--retry", is_flag=True,
               help="Try what failed before now, not when it is due [with --ids].")  # fmt: skip
 @click.option("--concurrency", type=click.IntRange(1, 512), default=32, show_default=True,
-              help="Header requests in flight.")  # fmt: skip
+              help="Header requests in flight; with --dask, of each worker.")  # fmt: skip
+@click.option("--dask", metavar="ADDRESS", help="Read headers on a dask.distributed cluster "
+              "(tcp://host:8786), or `local`: on one started for this crawl.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Say what would be done; read no file.")
 @click.option("--metrics", metavar="FILE", type=click.Path(path_type=Path),
               help="Write Prometheus text-file metrics there.")  # fmt: skip
@@ -85,6 +89,7 @@ def crawl(
     sync: bool,
     retry: bool,
     concurrency: int,
+    dask: str | None,
     dry_run: bool,
     metrics: Path | None,
     wait: float | None,
@@ -111,7 +116,8 @@ def crawl(
         if asked or stac or items or bands:
             raise UsageError("--watch has its own query: give it none here")
         how |= {"full": full, "sync": sync, "retry": retry}
-        _run_watches(settings, watch, metrics=metrics, as_json=as_json, **how)
+        with _reader(settings, None if dry_run else dask, concurrency) as how["reader"]:
+            _run_watches(settings, watch, metrics=metrics, as_json=as_json, **how)
         return
     if sync and items:
         raise UsageError("--sync asks an API what it still has: not with --items")
@@ -120,6 +126,7 @@ def crawl(
     names = _bands(bands)
     whole = scope(str(api), query) if sync else None
     with (
+        _reader(settings, None if dry_run else dask, concurrency) as how["reader"],
         _progress(enabled=not as_json) as show,
         open_crawl(
             settings, bands=names, on_progress=show, retry=retry or bool(query.ids), **how
@@ -299,6 +306,18 @@ def _bands(text: str | None) -> tuple[str, ...] | None:
 
 
 @contextmanager
+def _reader(settings: Any, dask: str | None, concurrency: int) -> Iterator[Any]:
+    """What reads headers on a cluster; None where this process does."""
+    if dask is None:
+        yield None
+        return
+    from catalog.cluster import connect
+
+    with connect(dask, settings.sources, concurrency=concurrency) as reader:
+        yield reader
+
+
+@contextmanager
 def _writing(database: str | None, repository: str | None, config: str | None) -> Iterator[Any]:
     from catalog.database import check_revision, open_engine, write_transaction
 
@@ -337,7 +356,7 @@ def _sentence(report: Any, dry_run: bool) -> str:
     ]
     if not (report.found or also):
         return "no scene found: nothing answers the query"
-    if not (number or report.failed or also):
+    if not (report.new or report.changed or report.failed or also):
         return f"{report.found} scenes found, nothing to do: all are indexed as they are"
     return "; ".join(
         (

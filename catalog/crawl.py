@@ -37,12 +37,14 @@ from catalog.sources import resolve
 log = logging.getLogger(__name__)
 
 PAGE = 100
-"""Items looked up in SQL at once."""
+"""Items looked up in SQL at once; more where the reader takes more scenes at once."""
 BATCH = 32
 """Scenes per commit of a tile: a whole manifest (``repository.MANIFEST_STEPS``), so that filling
 a tile rewrites no manifest."""
 WAITING = 256
 """Scenes of all tiles with their headers read that may wait for their batch to fill."""
+_LOOK = 0.5
+"""Seconds after which a crawl that waits for files notices that it is to stop."""
 
 
 class Crawl:
@@ -226,14 +228,15 @@ class Crawl:
             self.report.requests += mended.requests
             if outstanding:
                 await self._take_up(sieve, committer, reader)
-        page = asyncio.create_task(asyncio.to_thread(self._page, items))
+        size = max(PAGE, reader.scenes_at_once)
+        page = asyncio.create_task(asyncio.to_thread(self._page, items, size))
         error: CatalogError | None = None
         while not self._stop.is_set():
             documents, error = await page
             if not documents:
                 break
             # The next page is fetched while this one's files are. After an error there is none.
-            page = asyncio.create_task(asyncio.to_thread(self._page, items))
+            page = asyncio.create_task(asyncio.to_thread(self._page, items, size))
             if self._scope:
                 self._seen.update(map(hash, _ids(documents)))
             await self._index(documents, sieve, committer, reader)
@@ -307,13 +310,13 @@ class Crawl:
                 records.forget_scenes(connection, committer.repository_id, collection, never)
 
     def _page(
-        self, items: Iterator[Mapping[str, Any]]
+        self, items: Iterator[Mapping[str, Any]], size: int
     ) -> tuple[list[Mapping[str, Any]], CatalogError | None]:
-        """The next items, and the error that the search broke off with after them."""
+        """The next ``size`` items, and the error that the search broke off with after them."""
         page: list[Mapping[str, Any]] = []
         with self.report.timed("search"):
             try:
-                page.extend(islice(items, PAGE))
+                page.extend(islice(items, size))
             except CatalogError as error:
                 return page, error
         return page, None
@@ -328,10 +331,12 @@ class Crawl:
             for scene, task in sorted(
                 zip(work.scenes, tasks, strict=True), key=lambda pair: pair[0].datetime
             ):
+                while not (task.done() or self._stop.is_set()):
+                    await asyncio.wait({task}, timeout=_LOOK)
                 if self._stop.is_set():
                     break
                 try:
-                    ready = await task
+                    ready = task.result()
                 except SourceError as error:
                     # Others may have been read before, or come from another source.
                     gone = error
@@ -356,9 +361,9 @@ class Crawl:
             await asyncio.gather(*tasks, return_exceptions=True)
         if same:
             await asyncio.to_thread(committer.record_same, same, work.states)
+            self._in_hand -= {ready.key for ready in same}
         if gone is not None:
             raise gone
-            self._in_hand -= {ready.key for ready in same}
 
     async def _scene(self, scene: Scene, reader: Reads) -> Ready:
         for asset in scene.assets:
@@ -370,17 +375,12 @@ class Crawl:
                     band=asset.band,
                     href=asset.href,
                 )
-        found = await asyncio.gather(
-            *(reader.read(asset) for asset in scene.assets), return_exceptions=True
-        )
         headers: list[Header] = []
         errors: list[HeaderError] = []
-        for result in found:
+        for result in await reader.read_all(scene.assets):
             if isinstance(result, HeaderError):
                 self.report.requests += 1
                 errors.append(result)
-            elif isinstance(result, BaseException):
-                raise result
             else:
                 self.report.requests += result.requests
                 headers.append(result)

@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from catalog import watches
 from catalog.database import write_transaction
 from catalog.errors import BusyError, CatalogError
+from catalog.header import Reads
 from catalog.parse import format_datetime, parse_datetime
 from catalog.report import Report
 from catalog.settings import Settings
@@ -70,6 +71,7 @@ def run_watch(
     retry: bool = False,
     sync: bool = False,
     wait: float | None = 0.0,
+    reader: Reads | None = None,
     on_progress: Callable[[Report], None] | None = None,
     on_start: Callable[[Callable[[], None]], None] | None = None,
 ) -> Report:
@@ -93,6 +95,7 @@ def run_watch(
         dry_run=dry_run,
         retry=retry,
         wait=wait,
+        reader=reader,
         on_progress=on_progress,
     )
     with crawl:

@@ -8,7 +8,7 @@
     ├── SceneError            one scene is unusable: record the reason, go on with the others
     │   ├── ItemError             its STAC document
     │   └── HeaderError           one of its files
-    ├── SourceError           a STAC API or an object store does not answer: try again later
+    ├── SourceError           a STAC API, a store of files, a cluster does not answer: later
     ├── BusyError             another crawl holds the repository: wait, or stop (exit code 3)
     └── StoreError            the Icechunk repository refused or lost something: stop
 
@@ -77,7 +77,7 @@ class HeaderError(SceneError):
 
 
 class SourceError(CatalogError):
-    """A STAC API or an object store did not answer, or not as its protocol says."""
+    """A STAC API, an object store or a cluster did not answer, or not as its protocol says."""
 
 
 class BusyError(CatalogError):

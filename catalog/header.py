@@ -111,10 +111,20 @@ class Header:
 
 
 class Reads(Protocol):
-    """Reads one file's header; ``HeaderReader`` does."""
+    """Reads headers; ``HeaderReader`` does in this process, ``cluster.ClusterReader`` in others."""
+
+    @property
+    def scenes_at_once(self) -> int:
+        """Scenes that are worth asking for together: fewer leave it idle."""
+        ...
 
     async def read(self, asset: Asset) -> Header:
         """The header of ``asset``'s file, or a ``HeaderError``."""
+        ...
+
+    async def read_all(self, assets: Sequence[Asset]) -> list[Header | HeaderError]:
+        """One answer per asset, in their order: a file that cannot be read keeps none of the
+        others from being. Any other error is raised, and is nobody's fault in particular."""
         ...
 
 
@@ -138,6 +148,10 @@ class HeaderReader:
         self._gate = asyncio.Semaphore(concurrency)
         self._patience = patience or PATIENCE
 
+    @property
+    def scenes_at_once(self) -> int:
+        return 1
+
     async def read(self, asset: Asset) -> Header:
         """The header of ``asset``'s file.
 
@@ -153,6 +167,14 @@ class HeaderReader:
             return await self._read(asset, key, self._servers[source.name])
         except HeaderError as error:
             raise HeaderError(error.reason, band=asset.band, href=asset.href) from error.__cause__
+
+    async def read_all(self, assets: Sequence[Asset]) -> list[Header | HeaderError]:
+        """The headers of ``assets``, each as ``read`` gives it or the error that it raises."""
+        found = await asyncio.gather(*map(self.read, assets), return_exceptions=True)
+        for result in found:
+            if isinstance(result, BaseException) and not isinstance(result, HeaderError):
+                raise result
+        return found  # type: ignore[return-value]
 
     async def _read(self, asset: Asset, key: str, server: Server) -> Header:
         requests = retries = 0

@@ -174,7 +174,7 @@ async def _record(
             continue
         requests += len(scene.assets)
         try:
-            headers = await asyncio.gather(*(reader.read(asset) for asset in scene.assets))
+            headers = [_sound(found) for found in await reader.read_all(scene.assets)]
             references = scene_references(scene, headers)
         except HeaderError as error:
             log.warning("%s: %s", item, error)
@@ -198,6 +198,12 @@ async def _record(
                 withdrawn=gone if last else [],
             )
     return len(adopted), len(gone), len(ids) - len(adopted), requests
+
+
+def _sound(found: Header | HeaderError) -> Header:
+    if isinstance(found, HeaderError):
+        raise found
+    return found
 
 
 def indexed_scene(

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from catalog import database, lease, registry
 from catalog.crawl import Crawl
 from catalog.errors import CatalogError, UsageError
-from catalog.header import HeaderReader
+from catalog.header import HeaderReader, Reads
 from catalog.item_file import read_items
 from catalog.item_shelf import ItemShelf
 from catalog.models import REVISION
@@ -85,6 +85,7 @@ def open_crawl(
     on_progress: Callable[[Report], None] | None = None,
     retry: bool = False,
     wait: float | None = 0.0,
+    reader: Reads | None = None,
 ) -> Crawl:
     """A crawl over what ``settings`` name; its arguments are those of ``Crawl``.
 
@@ -103,6 +104,7 @@ def open_crawl(
         on_progress=on_progress,
         retry=retry,
         wait=wait,
+        reader=reader,
     )
 
 

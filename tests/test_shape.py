@@ -24,7 +24,7 @@ ORDER = [
     {"logs", "settings", "patience", "bands", "json_values", "parse", "footprint", "area"},
     {"scene", "boa_offset", "item_assets", "item", "item_file", "item_shelf"},
     {"stac_api", "stac_query", "stac_search"},
-    {"directories", "signing", "sources", "remote_file", "header"},
+    {"directories", "signing", "sources", "remote_file", "header", "cluster"},
     {"cube"},
     {"storage", "repository", "cube_writer", "contents", "arrays", "virtual"},
     {"file_check", "itemless"},
