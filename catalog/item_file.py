@@ -1,4 +1,4 @@
-"""Items from a file instead of an API: JSON or NDJSON, one at a time however large it is."""
+"""Items from a file instead of an API: JSON, NDJSON or Parquet, however large it is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from catalog.errors import UsageError
+from catalog.item_parquet import read_parquet_items
 
 _CHUNK = 1 << 18
 _DECODER = json.JSONDecoder()
@@ -19,9 +20,10 @@ def read_items(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
 
     Takes a FeatureCollection (or the answer of a search), a list of items, a single
     item, and any number of those one after another (NDJSON). One item at a time is
-    held in memory.
+    held in memory. Also takes a stac-geoparquet file (``item_parquet.py``).
 
     Raises:
+        SourceError: a Parquet file that is none, damaged, or holds no STAC items.
         UsageError: no such file, not UTF-8 JSON, or an entry that is no item; raised
             where the fault is reached.
     """
@@ -30,7 +32,8 @@ def read_items(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     try:
         with path.open("rb") as binary:
             if binary.read(4) == b"PAR1":
-                raise UsageError(f"{path}: Parquet is not read; export it as NDJSON")
+                yield from read_parquet_items(path)
+                return
         with path.open(encoding="utf-8-sig") as stream:
             for entry in _entries(_Reader(stream)):
                 number += 1

@@ -541,7 +541,6 @@ def test_one_item_from_a_file(tmp_path: Path) -> None:
         (b'{"type": "Feature",}', "not JSON", 0),
         (b"[" * 100_000, "nested too deeply|not JSON", 0),
         (b"\xff\xfe\x00", "not UTF-8", 0),
-        (b"PAR1....", "Parquet", 0),
         (None, "No such file", 0),
     ],
 )
