@@ -42,8 +42,8 @@ PATIENCE = 120.0
 needs a minute or two."""
 THREADS = 2
 """Of each process of a local cluster: while one task waits for its last files, another begins."""
-MOST_AT_ONCE = 2_000
-"""Scenes in flight, however large the cluster: some 100 MB of headers, ten seconds of commits."""
+MOST_AT_ONCE = 1_000
+"""Scenes in flight, however large the cluster: as many as are committed in ten seconds or so."""
 _FILES = 15
 """Of a scene, for an estimate."""
 _POLL = 1.0

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from types import TracebackType
@@ -324,17 +325,20 @@ class Crawl:
     async def _read(self, work: Work, committer: Committer, reader: Reads) -> None:
         """Headers → references; whole batches are written as they fill."""
         # Time of arrival in the store is only partly in our hands; within a page it is kept.
-        tasks = [asyncio.create_task(self._scene(scene, reader)) for scene in work.scenes]
+        tasks = [(scene, asyncio.create_task(self._scene(scene, reader))) for scene in work.scenes]
+        # From its left, so that what is written is forgotten while the rest is still read.
+        reading = deque(sorted(tasks, key=lambda pair: pair[0].datetime))
+        del tasks
         same: list[Ready] = []
         gone: SourceError | None = None
         try:
-            for scene, task in sorted(
-                zip(work.scenes, tasks, strict=True), key=lambda pair: pair[0].datetime
-            ):
+            while reading:
+                scene, task = reading[0]
                 while not (task.done() or self._stop.is_set()):
                     await asyncio.wait({task}, timeout=_LOOK)
                 if self._stop.is_set():
                     break
+                reading.popleft()
                 try:
                     ready = task.result()
                 except SourceError as error:
@@ -344,21 +348,24 @@ class Crawl:
                 except SceneError as error:
                     await asyncio.to_thread(self._fail, scene, error, committer)
                     continue
+                finally:
+                    del task
                 state = work.states.get(ready.key)
                 if state and same_by_headers(scene, ready.headers, ready.references, state):
                     same.append(ready)
                     continue
                 key = (scene.collection, scene.tile)
                 self._waiting.setdefault(key, []).append(ready)
+                del ready
                 if len(self._waiting[key]) >= BATCH:
                     await self._flush(key, committer)
                 elif sum(map(len, self._waiting.values())) >= WAITING:
                     fullest = max(self._waiting, key=lambda key: len(self._waiting[key]))
                     await self._flush(fullest, committer)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            for _, left in reading:
+                left.cancel()
+            await asyncio.gather(*(left for _, left in reading), return_exceptions=True)
         if same:
             await asyncio.to_thread(committer.record_same, same, work.states)
             self._in_hand -= {ready.key for ready in same}

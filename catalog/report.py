@@ -12,6 +12,9 @@ from catalog.recorded import CrawlCounts
 
 log = logging.getLogger(__name__)
 
+FAILURES = 1_000
+"""That a report names; it counts all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -56,6 +59,7 @@ class Report:
     """Newest ``updated`` of the items found, UTC; None where the source does not say."""
     interrupted: bool = False
     failures: list[Failure] = field(default_factory=list, repr=False)
+    """The first ``FAILURES``; the catalog records all."""
     cpu: dict[str, float] = field(default_factory=dict)
     """Seconds of CPU by step, of the threads that run them."""
 
@@ -65,7 +69,8 @@ class Report:
 
     def fail(self, scene: str, error: SceneError, crawl: int) -> None:
         self.failed += 1
-        self.failures.append(Failure(scene, str(error)))
+        if len(self.failures) < FAILURES:
+            self.failures.append(Failure(scene, str(error)))
         extra = {"scene": scene, "band": error.band, "href": error.href, "crawl": crawl}
         log.warning("%s", error, extra=extra)
 

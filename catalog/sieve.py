@@ -25,6 +25,8 @@ from catalog.settings import Source
 
 UNKNOWN = "unknown"
 """The collection of items that name none, where none was asked for."""
+REMEMBERED = 65_536
+"""Scenes that a dry run, which records none, remembers so as to count each once."""
 
 
 @dataclass(slots=True)
@@ -173,6 +175,8 @@ class Sieve:
             return False
         else:
             self.report.changed += 1
+        if self.dry_run and len(self.in_hand) >= REMEMBERED:
+            self.in_hand.clear()
         self.in_hand.add((scene.collection, scene.id))
         return True
 

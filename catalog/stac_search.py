@@ -34,6 +34,7 @@ _TILES_PER_SEARCH = 200
 _WINDOW = 65_536
 _PATIENCE = 2_000
 _CIRCLES = 3
+_PAGES = 10_000
 
 
 @dataclass(slots=True)
@@ -162,6 +163,8 @@ def _search(
         for page in _pages(client, transport, asked, page_size):
             mark = (len(page), *map(_key, page[:1] + page[-1:]))
             circles += mark in pages_seen and None not in mark
+            if len(pages_seen) >= _PAGES:
+                pages_seen.clear()
             pages_seen.add(mark)
             if circles >= _CIRCLES:
                 raise SourceError(f"{_home(client)} goes in circles: its pages repeat")

@@ -1,6 +1,6 @@
 """What a crawl costs, beside the plain way of doing the same.
 
-    python scripts/bench_crawl.py [--scenes 64] [--latency-ms 30]
+    python scripts/bench_crawl.py [--scenes 64] [--latency-ms 30] [--dask local]
 
 Makes full-size files (10 980 pixels, 1024² tiles, 15 bands with all overviews; flat pixels, so
 that they are small), serves them with latency from a process of its own, and prints scenes per
@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import logging
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -33,12 +34,13 @@ from virtual_tiff import VirtualTIFF
 from virtualizarr.manifests import ManifestStore
 
 from catalog import records, registry
+from catalog.cluster import connect, pack
 from catalog.cube import scene_references
 from catalog.cube_writer import write_batch
 from catalog.database import open_engine, write_transaction
 from catalog.demo.archive import Archive, build_archive
 from catalog.demo.cogs import write_cog
-from catalog.header import HeaderReader
+from catalog.header import HeaderReader, Reads
 from catalog.item import scene_from_item
 from catalog.recorded import Commit
 from catalog.repository import Repository
@@ -62,6 +64,7 @@ def main() -> None:
     )
     parser.add_argument("--scenes", type=int, default=64, help="of two tiles [64]")
     parser.add_argument("--plain-scenes", type=int, default=3, help="of the plain way [3]")
+    parser.add_argument("--dask", metavar="ADDRESS", help="and with headers read there, or `local`")
     parser.add_argument("--latency-ms", type=float, default=30, help="of every request [30]")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -74,6 +77,9 @@ def main() -> None:
                   f"{options.latency_ms:g} ms latency, {os.cpu_count()} cores")  # fmt: skip
             source = Source(name="bench", match=files, url=files)
             ours = whole_crawl(work, stac, source)
+            if options.dask:
+                with connect(options.dask, (source,)) as reader:
+                    whole_crawl(work, stac, source, reader)
             steps(work, stac, source)
             plain = plain_way(work, stac, source, options.plain_scenes)
             print(f"\ncogcat / plain: {ours / plain:.1f} × the scenes per second")
@@ -141,18 +147,20 @@ def served(directory: Path, latency_ms: float) -> Iterator[tuple[str, str]]:
         process.wait()
 
 
-def whole_crawl(work: Path, stac: str, source: Source) -> float:
-    """Scenes per second of ``cogcat crawl``, all steps overlapping as they do."""
-    settings = _fresh(work / "whole", source)
+def whole_crawl(work: Path, stac: str, source: Source, reader: Reads | None = None) -> float:
+    """Scenes per second of ``cogcat crawl``, all steps overlapping as they do; CPU of this process
+    alone."""
+    name = "on the cluster" if reader else "whole crawl"
+    settings = _fresh(work / name.replace(" ", "-"), source)
     query = StacQuery.parse(collection=COLLECTION)
-    crawl = open_crawl(settings, bands=BANDS)
+    crawl = open_crawl(settings, bands=BANDS, reader=reader)
     cpu, wall = time.process_time(), time.monotonic()
     report = crawl.run(search_items(stac, query), query={}, collection=COLLECTION, stac=stac)
     cpu, wall = time.process_time() - cpu, time.monotonic() - wall
     assert not report.failed, report.failures[0]
     size = sum(f.stat().st_size for f in Path(settings.repository).rglob("*") if f.is_file())
     n = report.indexed
-    print(f"\ncogcat, whole crawl: {n / wall:.1f} scenes/s, {1000 * cpu / n:.1f} ms CPU/scene, "
+    print(f"\ncogcat, {name}: {n / wall:.1f} scenes/s, {1000 * cpu / n:.1f} ms CPU/scene, "
           f"{report.commits} commits, {size / n / 1000:.1f} KB of store/scene, "
           f"{report.requests / n / len(BANDS):.2f} requests/asset")  # fmt: skip
     return n / wall
@@ -179,6 +187,10 @@ def steps(work: Path, stac: str, source: Source) -> None:
 
     headers, spent = _spent(lambda: asyncio.run(read()))
     rows.append(("headers", spent))
+    sent = sum(len(pickle.dumps(pack(found), 5)) for found in headers)
+    chunks = sum(level.offsets.size for found in headers for h in found for level in h.levels)
+    print(f"  from a worker: {sent / len(scenes) / 1000:.1f} KB/scene, "
+          f"{sent / chunks:.1f} bytes/chunk")  # fmt: skip
     references, spent = _spent(
         lambda: [scene_references(s, h) for s, h in zip(scenes, headers, strict=True)]
     )
