@@ -52,6 +52,9 @@ MANIFEST_STEPS = 32
 """Time steps of one array in one manifest: what an append rewrites, what a reader fetches."""
 INLINE_BYTES = 16_384
 """Coordinate chunks up to this size lie in the manifest: one object less per array and commit."""
+CACHED_NODES, CACHED_REFERENCES = 1_000, 100_000
+"""That a writer remembers: a dozen snapshots of a tile, a batch's manifests. icechunk's own limits,
+500 000 and 15 000 000, are a reader's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,12 @@ class Repository:
 
     @classmethod
     def open(
-        cls, location: str, sources: Sequence[Source] = (), options: Options | None = None
+        cls,
+        location: str,
+        sources: Sequence[Source] = (),
+        options: Options | None = None,
+        *,
+        forgetful: bool = False,
     ) -> Repository:
         """An existing repository, authorized to read from its containers.
 
@@ -106,6 +114,8 @@ class Repository:
                 whatever the repository remembers (``create`` makes it remember); the built-in
                 ones give credentials only. Other containers are read anonymously.
             options: ``region``, ``endpoint``, ``anonymous`` of an S3 repository.
+            forgetful: keeps few of the snapshots and manifests it met, for one that writes: it
+                meets each once, and there is no end of them.
 
         Raises:
             ConfigError: there is none, or its storage does not answer.
@@ -120,9 +130,14 @@ class Repository:
             for source in sources:
                 if source.name in names and source not in BUILT_IN_SOURCES:
                     containers = _pointed(containers, source, location)
+            config = _config(containers)
+            if forgetful:
+                config.caching = icechunk.CachingConfig(
+                    num_snapshot_nodes=CACHED_NODES, num_chunk_refs=CACHED_REFERENCES
+                )
             repository = icechunk.Repository.open(
                 storage,
-                config=_config(containers),
+                config=config,
                 authorize_virtual_chunk_access=_credentials(containers, sources),
             )
         return cls(location, repository)

@@ -118,7 +118,7 @@ def open_catalog(settings: Settings) -> tuple[Engine, Repository]:
     try:
         database.check_revision(engine)
         return engine, Repository.open(
-            settings.repository, settings.sources, settings.repository_options
+            settings.repository, settings.sources, settings.repository_options, forgetful=True
         )
     except CatalogError:
         engine.dispose()
