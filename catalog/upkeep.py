@@ -117,11 +117,13 @@ def _doomed(
     for branch in sorted(repository.branches()):
         head = repository.head(branch)
         known = recorded.get(branch)
+        history = repository.history(branch, since=None)
+        if known is None and not history:
+            continue  # made by a crawl that died before its first commit to it
         if known is None or known.snapshot_id != head:
             raise StoreError(
                 f"branch {branch}: its head is not the recorded one; run `cogcat repair` first"
             )
-        history = repository.history(branch, since=None)
         old = [info.id for info in history if info.written_at < cutoff and info.id != head]
         kept += len(history) - len(old)
         if old:

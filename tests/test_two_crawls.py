@@ -1,0 +1,79 @@
+"""Two crawls of one repository from two processes: taking turns, and without a lease to make them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from forked import Ended, Forks
+from stacks import C1, SCENES, Stack
+from worlds import copied, world
+
+pytest_plugins = ["stacks"]
+
+ROUNDS = 6
+REFUSED = ("BusyError", "StoreError")
+"""What a crawl without a lease may end with: it says so, and its scenes stay pending."""
+
+
+@pytest.fixture(scope="module")
+def both() -> Iterator[tuple[Forks, Forks]]:
+    with Forks() as first, Forks() as second:
+        yield first, second
+
+
+def start(forks: Forks, stack: Stack, **options: object) -> None:
+    forks.start("crawl", stack.config, stac=stack.server.stac_url, collection=C1, **options)
+
+
+def begun(stack: Stack) -> bool:
+    return bool(stack.rows("SELECT 1 FROM leases")) and len(stack.file_requests()) > 0
+
+
+def test_the_second_exits_with_3_or_waits(stack: Stack, both: tuple[Forks, Forks]) -> None:
+    stack.server.faults.latency_ms = 400
+    start(both[0], stack)
+    while not begun(stack):
+        pass
+    start(both[1], stack, wait=None)
+    command = ["crawl", "--stac", stack.server.stac_url, "--collection", C1, "--json"]
+    third = stack.process(*command)
+    _, said = third.communicate(timeout=60)
+    stack.server.faults.latency_ms = 0
+    assert third.returncode == 3, said
+    assert "another crawl" in said
+    first, second = both[0].end(), both[1].end()
+    assert (first.code, first.result.get("indexed")) == (0, SCENES), first.result
+    assert (second.code, second.result.get("unchanged")) == (0, SCENES), second.result
+    assert len(world(stack).scenes) == SCENES
+    waiting = stack.process(*command, "--wait", "30")
+    out, said = waiting.communicate(timeout=60)
+    assert waiting.returncode == 0, said
+    assert json.loads(out)["unchanged"] == SCENES
+
+
+def test_without_a_lease_nothing_is_lost(stack: Stack, both: tuple[Forks, Forks]) -> None:
+    """They meet in the store (one commits on top of the other, again) and in SQL (one records
+    what follows on a commit that the other has not recorded yet, and says that it must not)."""
+    with copied(stack, stack.directory / "calm") as calm:
+        start(both[0], calm)
+        assert both[0].end().code == 0
+        expected = world(calm)
+    met = refused = 0
+    for number in range(ROUNDS):
+        with copied(stack, stack.directory / f"{number}") as shared:
+            for forks in both:
+                start(forks, shared, lease=False, batch=1, dawdle=0.3)
+            for one in [forks.end() for forks in both]:
+                assert one.code == 0 or one.result["error"] in REFUSED, one.result
+                refused += one.code
+                met += one.steps.count("icechunk commit") - one.steps.count("icechunk commit, done")
+            start(both[0], shared)
+            assert (last := both[0].end()).code == 0, last.result
+            found = world(shared, every_commit=False)
+            assert (found.scenes, found.store) == (expected.scenes, expected.store)
+        if number and met:
+            break
+    print(f"{stack.name}: {met} met in the store, {refused} refused by SQL")
+    assert met
