@@ -272,6 +272,23 @@ def dialects_archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
     )
 
 
+@pytest.fixture(scope="session")
+def small_archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+    """Three tiles on seven dates with two bands of few chunks, to be crawled again and again."""
+    return _built(
+        "small",
+        tmp_path_factory,
+        lambda path: build_archive(
+            path,
+            tiles=(*TILES, "11TLL"),
+            dates=[f"2023-{month:02}-03" for month in range(1, 8)],
+            bands=("red", "scl"),
+            width=132,
+            block=64,
+        ),
+    )
+
+
 @pytest.fixture
 def archive(c1_archive: Archive) -> Archive:
     """A copy whose items a test may change; its files are everyone's."""

@@ -22,7 +22,7 @@ from forked import COMMITS, Ended, Forks
 from stacks import C1, STACKS, Stack, open_stack
 from worlds import World, copied, world
 
-from catalog.demo.archive import Archive, build_archive
+from catalog.demo.archive import Archive
 from catalog.demo.server import ArchiveServer
 
 pytest_plugins = ["stacks"]
@@ -36,14 +36,6 @@ BATCH = 2
 pytestmark = pytest.mark.timeout(180 + 10 * KILLS)
 
 Item = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Archive:
-    return build_archive(
-        tmp_path_factory.mktemp("archive"),
-        tiles=TILES, dates=DATES, bands=BANDS, width=132, block=64,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +81,10 @@ class Days:
 
 @pytest.fixture(params=STACKS)
 def first_day(
-    request: pytest.FixtureRequest, tmp_path: Path, built: Archive, forks: Forks
+    request: pytest.FixtureRequest, tmp_path: Path, small_archive: Archive, forks: Forks
 ) -> Iterator[tuple[Stack, Days]]:
     """A catalog with all of day 0, and what the archive will offer."""
-    archive = built.rebased(built.base_url)
+    archive = small_archive.rebased(small_archive.base_url)
     days = Days(archive)
     archive.items["earth-search-c1"][:] = days.items(0)
     with (
