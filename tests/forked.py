@@ -91,7 +91,8 @@ class Forks:
         Args:
             do: ``crawl``, ``repair``, ``maintain`` or ``read``.
             options: keywords of the function of that name below; and
-                ``kill_at`` (the number of the step, from 1, that kills),
+                ``kill_at`` (the number of the step, from 1, that kills), of those
+                called ``kill_on`` if given,
                 ``kill_after`` (seconds until it is killed), and
                 ``kill_within`` (seconds after the step number ``kill_at`` began).
         """
@@ -176,12 +177,12 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
 
 def _child(job: dict[str, Any], steps: int, result: int, *, kill: bool) -> int:
     do = job.pop("do")
-    kill_at = job.pop("kill_at", None)
+    kill_at, kill_on = job.pop("kill_at", None), job.pop("kill_on", None)
     jobs: dict[str, Callable[..., Any]] = {
         "crawl": crawl, "repair": repair, "maintain": maintain, "read": read,
     }  # fmt: skip
     if do != "read":
-        _watch_steps(steps, kill_at if kill else None)
+        _watch_steps(steps, kill_at if kill else None, kill_on)
     try:
         done = jobs[do](**job)
         code = 0
@@ -304,7 +305,7 @@ def read(config: str, *, until: str) -> dict[str, Any]:
         rounds += 1
         if last:
             return {"rounds": rounds, "opened": opened}
-        time.sleep(0.05)
+        time.sleep(0.1)
 
 
 def _grant_all() -> None:
@@ -328,9 +329,9 @@ def _grant_all() -> None:
     leases.held = held
 
 
-def _watch_steps(out: int, kill_at: int | None) -> None:
+def _watch_steps(out: int, kill_at: int | None, kill_on: str | None) -> None:
     """Tells ``out`` the name of every step of this process as it comes to it, and ends the process
-    at the step number ``kill_at``."""
+    at the step number ``kill_at`` of those called ``kill_on`` (None: of all)."""
     import icechunk
     from sqlalchemy import Engine, event
     from sqlalchemy.engine.default import DefaultDialect
@@ -346,9 +347,9 @@ def _watch_steps(out: int, kill_at: int | None) -> None:
     def step(name: str) -> None:
         nonlocal count
         with lock:
-            count += 1
+            count += kill_on in (None, name)
             os.write(out, f"{name}\n".encode())
-            if count == kill_at:
+            if kill_on in (None, name) and count == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def watch(owner: Any, name: str, called: str) -> None:
