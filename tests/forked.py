@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 BEFORE_THE_FORK = (
     "numpy", "obstore", "zarr", "xarray", "psycopg", "sqlalchemy.dialects.postgresql", "filelock",
@@ -205,7 +205,7 @@ def crawl(
     lease: bool = True,
     dawdle: float = 0.0,
     wait: float | None = 0.0,
-    run: dict[str, Any] | None = None,
+    sync: bool = False,
     **query: Any,
 ) -> dict[str, Any]:
     """A crawl, with pages and batches so small that a few scenes make several.
@@ -213,11 +213,13 @@ def crawl(
     Args:
         lease: False for one that always grants.
         dawdle: at most so many seconds, by chance, between a commit and its record.
-        run: keywords of ``Crawl.run``.
+        sync: what the archive no longer has is withdrawn.
     """
     from dataclasses import asdict
 
+    import catalog.committer
     import catalog.crawl
+    from catalog import sync as syncing
     from catalog.settings import load_settings
     from catalog.setup import open_crawl
     from catalog.stac_query import StacQuery
@@ -227,21 +229,25 @@ def crawl(
     if not lease:
         _grant_all()
     if dawdle:
-        real = catalog.crawl.write_batch
+        real = catalog.committer.write_batch
 
         def slowly(*args: Any, **kw: Any) -> Any:
             written = real(*args, **kw)
             time.sleep(random.uniform(0, dawdle))
             return written
 
-        catalog.crawl.write_batch = slowly
+        catalog.committer.write_batch = slowly
     asked = StacQuery.parse(collection=collection, **query)
     with open_crawl(load_settings(config=config), wait=wait) as work:
         items = search_items(stac, asked, retries=0, page_size=page)
         report = work.run(
-            items, query=asked.as_dict(), collection=collection, stac=stac, **(run or {})
+            items,
+            query=asked.as_dict(),
+            collection=collection,
+            stac=stac,
+            scope=syncing.scope(stac, asked) if sync else None,
         )
-    return {**asdict(report.counts()), "recovered": report.recovered,
+    return {**asdict(report.counts()), "recovered": report.recovered, "updated": report.updated,
             "failures": [failure.reason for failure in report.failures]}  # fmt: skip
 
 
@@ -297,7 +303,7 @@ def read(config: str, *, until: str) -> dict[str, Any]:
                 seen.add(key)
                 opened += 1
             for tile in {scene.tile for scene in scenes}:
-                held = set(cat.cube(tile, bands=["scl"])["scene"].values.tolist())
+                held = set(cat.cube(tile, bands=["scl"])["scene"].values.tolist()) - {""}
                 before = {scene.id for scene in scenes if scene.tile == tile}
                 after = {scene.id for scene in cat.search(tile=tile)}
                 assert before & after <= held, f"{tile}: head lacks {before & after - held}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import inspect
 import json
 import os
 import tempfile
@@ -28,7 +27,6 @@ from hypothesis.stateful import (
 from stacks import C1, Stack, open_stack
 from worlds import copied, world
 
-from catalog.crawl import Crawl
 from catalog.cube import scene_references
 from catalog.demo.archive import Archive
 from catalog.demo.server import ArchiveServer
@@ -41,7 +39,6 @@ EXAMPLES = int(os.environ.get("COGCAT_EXAMPLES", "8"))
 pytestmark = pytest.mark.timeout(180 + 20 * EXAMPLES)
 
 Item = dict[str, Any]
-SYNC = "sync" in inspect.signature(Crawl.run).parameters
 STEP = st.integers(1, 100)
 MOMENTS = ("icechunk create_branch, done", "icechunk commit", "icechunk commit, done",
            "SQL INSERT snapshots", "SQL UPDATE crawls")  # fmt: skip
@@ -115,7 +112,7 @@ class Crawler(RuleBasedStateMachine):
 
     @rule(slot=SLOT)
     def is_withdrawn(self, slot: int) -> None:
-        if SYNC and slot in self._offered:
+        if slot in self._offered:
             self._gone[slot] = self._offered.pop(slot)
             self._show()
 
@@ -192,13 +189,7 @@ class Crawler(RuleBasedStateMachine):
 
     def _crawl(self, *, sync: bool, **options: Any) -> Ended:
         server = self._stack.server
-        return self._ended(
-            "crawl",
-            stac=server.stac_url,
-            collection=C1,
-            run={"sync": sync} if SYNC else {},
-            **options,
-        )
+        return self._ended("crawl", stac=server.stac_url, collection=C1, sync=sync, **options)
 
     def _ended(self, do: str, **options: Any) -> Ended:
         ended = self._forks.run(do, self._stack.config, **options)

@@ -1,4 +1,4 @@
-"""Two crawls of one repository from two processes: taking turns, and without a lease to make them."""
+"""Two crawls of one repository from two processes: taking turns, and with no lease to make them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from forked import Ended, Forks
+from forked import Forks
 from stacks import C1, SCENES, Stack
 from worlds import copied, world
 

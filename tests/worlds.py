@@ -180,9 +180,7 @@ def copied(stack: Stack, directory: Path) -> Iterator[Stack]:
             location = str(directory / "repo")
             shutil.copytree(stack.location, location)
             opened.callback(shutil.rmtree, directory, ignore_errors=True)
-        copy = dataclasses.replace(
-            stack, directory=directory, database=database, location=location
-        )
+        copy = dataclasses.replace(stack, directory=directory, database=database, location=location)
         copy.write_config()
         yield copy
 
