@@ -90,7 +90,7 @@ def shown(url: URL | str) -> str:
 def read_transaction(engine: Engine) -> Iterator[Connection]:
     """A connection whose statements are one transaction, rolled back at the end.
 
-    On SQLite all of them see the same state, whatever is written meanwhile.
+    All of them see the same state, whatever is written meanwhile.
 
     Raises:
         ConfigError: the database cannot be reached, or lacks a table.
@@ -98,6 +98,8 @@ def read_transaction(engine: Engine) -> Iterator[Connection]:
         BusyError: another process holds it for too long.
     """
     with _translated(engine), _connect(engine) as connection:
+        if connection.dialect.name == "postgresql":
+            connection = connection.execution_options(isolation_level="REPEATABLE READ")
         yield connection
 
 

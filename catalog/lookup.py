@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -17,13 +18,11 @@ import icechunk
 import numpy as np
 import xarray as xr
 
-from catalog import arrays, assets, database, heads, registry, selection
-from catalog.arrays import Steps
-from catalog.bands import band_names
+from catalog import assets, database, heads, opening, registry, selection
 from catalog.errors import CatalogError, ConfigError, NotFoundError, UsageError
 from catalog.json_values import plain
 from catalog.overview import OVERDUE, overview
-from catalog.parse import parse_datetime, parse_tile
+from catalog.parse import parse_collection, parse_datetime, parse_several, parse_tile
 from catalog.query import Query
 from catalog.recorded import AssetRecord, SceneRecord
 from catalog.repository import Repository
@@ -33,7 +32,10 @@ from catalog.stored_scene import StoredScene
 
 if TYPE_CHECKING:
     import pandas as pd
+    from sqlalchemy import Connection
 
+AsOf = datetime | str | Mapping[str, str] | None
+"""A time, a snapshot id, or snapshot ids by branch."""
 STORES = 64
 """Snapshots kept open: a store's metadata and manifests are cached with it."""
 
@@ -181,13 +183,16 @@ class Catalog:
         bands: Sequence[str] | None = None,
         resolution: float | None = None,
         datetime: Any = None,
-        collection: str | None = None,
-        as_of: datetime | str | None = None,
+        collection: str | Iterable[str] | None = None,
+        as_of: AsOf = None,
+        mask: Any = None,
         reflectance: bool = False,
+        chunks: Mapping[str, Any] | None = None,
     ) -> xr.Dataset:
         """One tile over time: a lazy dataset of (time, y, x) variables, sorted by time.
 
-        Scenes whose files are laid out differently (variant cubes) stand in the same arrays.
+        Scenes whose files are laid out differently (variant cubes), and those of several
+        collections, stand in the same arrays.
 
         Args:
             tile: MGRS, such as ``10TFR``.
@@ -195,55 +200,130 @@ class Catalog:
             resolution: pixel size in metres; None for the finest at which all ``bands`` have
                 an array.
             datetime: as in ``search``; None for all.
-            collection: needed where several have the tile.
+            collection: one or several; None for all that have the tile. Of several, the same
+                acquisition may stand in the cube more than once: ``collection`` tells.
             as_of: a snapshot id, or a time (aware, or ISO text): what the catalog had recorded
-                then. None for now.
+                then; or snapshot ids by branch. None for now.
+            mask: classes of scl to leave out, as in ``load``.
             reflectance: float32 ``(DN + boa_offset) * 0.0001`` per time step with NaN for nodata
                 in reflectance bands; else raw digital numbers as stored.
+            chunks: by dimension, for dask arrays; None for arrays that are lazy without dask.
 
         Returns:
             Coordinates ``time`` (UTC), ``scene`` (item id), ``boa_offset``, ``y``, ``x`` (pixel
-            centres, metres) and ``spatial_ref``; ``attrs`` cite repository, branch and snapshot.
+            centres, metres) and ``spatial_ref``, and ``collection`` where several were joined;
+            ``attrs`` cite repository, branches and snapshots.
 
         Raises:
-            NotFoundError: no such tile, band, resolution or snapshot, or no scene in that time.
-            UsageError: several collections have the tile.
+            NotFoundError: no such tile, band, resolution, class or snapshot, or no scene in that
+                time.
+            UsageError: the collections that have the tile have other grids or types: says why.
         """
         name = parse_tile(tile)
-        branch, snapshot = self._head(name, collection, as_of)
-        store = self._store(snapshot)
-        cubes = arrays.read_cubes(store)
-        wanted = band_names(bands) if bands is not None else None
-        size, chosen = arrays.choose(cubes, wanted, resolution, f"tile {name}")
-        steps, times, ids, offsets = arrays.all_steps(store, cubes)
-        order = np.lexsort((np.array(ids, dtype=str), times))
-        if datetime is not None:
-            first, last = parse_datetime(datetime)
+        held = [
+            opening.read_part(branch, snapshot, self._store(snapshot))
+            for branch, snapshot in self._heads(name, collection, as_of).items()
+        ]
+        first, last = (None, None) if datetime is None else parse_datetime(datetime)
+        parts = []
+        for part in held:
+            inside = np.ones(len(part.ids), np.bool_)
             if first is not None:
-                order = order[times[order] >= np.floor(first.timestamp())]
+                inside &= part.times >= np.floor(first.timestamp())
             if last is not None:
-                order = order[times[order] <= last.timestamp()]
-        if not order.size:
-            raise NotFoundError(f"tile {name}: no scene in {datetime!r}; there are {len(times)}")
-        dataset = arrays.open_steps(
-            store,
-            cubes,
-            steps=Steps(
-                tuple(steps.roots[i] for i in order), tuple(steps.indices[i] for i in order)
-            ),
-            times=times[order],
-            ids=[ids[i] for i in order],
-            offsets=offsets[order],
-            resolution=size,
-            bands=chosen,
+                inside &= part.times <= last.timestamp()
+            if inside.any():
+                parts.append(opening.some_of(part, np.flatnonzero(inside)))
+        if not parts:
+            there = sum(len(part.ids) for part in held)
+            when = f" in {datetime!r}" if datetime is not None else ""
+            raise NotFoundError(f"tile {name}: no scene{when}; there are {there}")
+        dataset = opening.open_tile(
+            parts,
+            self._store,
+            tile=name,
+            bands=bands,
+            resolution=resolution,
             reflectance=reflectance,
+            mask=mask,
         )
-        dataset.attrs |= {
-            "cogcat_repository": self.settings.repository,
-            "cogcat_branch": branch,
-            "cogcat_snapshot": snapshot,
-        }
-        return dataset
+        return self._cited(opening.chunked(dataset, chunks), parts)
+
+    def load(
+        self,
+        *,
+        bands: Sequence[str] | None = None,
+        resolution: float | None = None,
+        crs: Any = None,
+        resampling: str | Mapping[str, str] = "nearest",
+        groupby: str | None = "solar_day",
+        mask: Any = None,
+        reflectance: bool = False,
+        chunks: Mapping[str, Any] | None = None,
+        like: Any = None,
+        geobox: Any = None,
+        as_of: AsOf = None,
+        **question: Any,
+    ) -> xr.Dataset:
+        """Any area over time on one grid: a lazy dataset of (time, y, x) variables.
+
+        Tiles and UTM zones are brought to one grid by GDAL's warp, block by block, from the
+        overview that fits. Of scenes that overlap within a time step the first with a valid pixel
+        gives it, by time, then id, as odc-stac has it.
+
+        Args:
+            bands: ``red`` or ``B04`` …; None for all that have an array at the resolution.
+            resolution: pixel size in the unit of ``crs``; None for the finest, in metres, at which
+                all ``bands`` have an array.
+            crs: a code, WKT, or a CRS of pyproj, rasterio or odc-geo; None for the UTM zone that
+                most of the scenes are in. Pixel edges are multiples of the resolution.
+            resampling: one of ``grid.RESAMPLING``, or by band with ``*`` for the others. scl is
+                always nearest unless it is named.
+            groupby: what is one time step: ``solar_day``, ``time``, or None for each scene.
+            mask: classes of scl to leave out before mosaicking: ``clouds`` (8, 9, 10),
+                ``clouds_and_shadows`` (and 3), names or numbers of ``masks.SCL_CLASSES``, or
+                several. Such pixels are nodata or NaN, unless another scene of the step has them.
+            reflectance: float32 ``(DN + boa_offset) * 0.0001`` with NaN for nodata in reflectance
+                bands, each scene by its own offset; else raw digital numbers.
+            chunks: by dimension, for dask arrays; None for arrays that are lazy without dask.
+            like: an xarray object or ``GeoBox`` whose grid to fill; in place of ``crs`` and
+                ``resolution``.
+            geobox: the same as ``like``.
+            as_of: as in ``cube``: scenes and pixels as recorded then. What is asked of scenes
+                (cloud cover …) is asked of their records of today.
+            question: what ``search`` takes; ``bbox``, ``intersects`` or else the scenes' tiles are
+                the area.
+
+        Returns:
+            Coordinates ``time`` (of the first scene of the step, UTC), ``scene`` (item ids, a space
+            between), ``boa_offset`` (where each step has but one), ``y``, ``x`` (pixel centres) and
+            ``spatial_ref``; ``attrs`` cite repository, branches and snapshots.
+
+        Raises:
+            NotFoundError: no scene answers; no such band, class, resampling or grouping.
+            UsageError: no such crs, or a resolution that does not fit it.
+            ConfigError: the extra ``load`` (or dask, for ``chunks``) is not installed.
+        """
+        if like is not None and geobox is not None:
+            raise UsageError("like= and geobox= are the same: give one")
+        found = self.search(**question)
+        records, snapshots = self._answer(found.query, as_of)
+        dataset = opening.open_area(
+            self._some(records, found.query),
+            snapshots,
+            self._store,
+            area=found.query.area,
+            bands=bands,
+            resolution=resolution,
+            crs=crs,
+            like=like if geobox is None else geobox,
+            resampling=resampling,
+            groupby=groupby,
+            mask=mask,
+            reflectance=reflectance,
+            chunks=chunks,
+        )
+        return self._cited(dataset, opening.parts_of(records, snapshots))
 
     def status(self, *, store: bool = False, overdue_after: timedelta = OVERDUE) -> dict[str, Any]:
         """What the catalog holds, as plain JSON values; times are ISO 8601, UTC.
@@ -270,35 +350,121 @@ class Catalog:
             "store": plain(size),
         }
 
-    def _head(
-        self, tile: str, collection: str | None, as_of: datetime | str | None
-    ) -> tuple[str, str]:
-        """Branch name and snapshot id to read a tile at."""
+    def _heads(
+        self, tile: str, collection: str | Iterable[str] | None, as_of: AsOf
+    ) -> dict[str, str]:
+        """Snapshot id to read each branch of a tile at, by branch name; at least one."""
+        wanted = parse_several(collection, parse_collection)
         with database.read_transaction(self._engine) as connection:
             found = heads.tile_branches(connection, self._repository_key, tile)
-            if collection is not None:
+            if wanted is not None:
                 found = {
-                    name: at for name, at in found.items() if name.startswith(f"{collection}/")
+                    name: at for name, at in found.items() if name.rpartition("/")[0] in wanted
                 }
             if not found:
                 where = f" in collection {collection!r}" if collection else ""
                 tiles = heads.tile_names(connection, self._repository_key)
                 known = ", ".join(tiles[:20]) + (" …" if len(tiles) > 20 else "")
                 raise NotFoundError(f"no tile {tile}{where}; there are {known or 'none'}")
-            if len(found) > 1:
-                names = ", ".join(sorted(name.rpartition("/")[0] for name in found))
-                raise UsageError(f"tile {tile} is in collections {names}: say which")
-            ((branch, head),) = found.items()
-            if as_of is None:
-                return branch, head
-            snapshots = heads.branch_snapshots(connection, self._repository_key, branch)
-        if isinstance(as_of, str) and as_of in {snapshot for snapshot, _ in snapshots}:
-            return branch, as_of
-        moment = _moment(as_of, branch)
-        before = [(at, snapshot) for snapshot, at in snapshots if at <= moment]
-        if not before:
-            raise NotFoundError(f"tile {tile}: nothing was recorded as of {as_of}")
-        return branch, max(before)[1]
+            found = dict(sorted(found.items()))
+            return found if as_of is None else self._then(connection, found, as_of, f"tile {tile}")
+
+    def _then(
+        self, connection: Connection, branches: Iterable[str], as_of: AsOf, what: str
+    ) -> dict[str, str]:
+        """The snapshot of each branch as of then; branches that had none are left out.
+
+        Raises:
+            NotFoundError: none had any, or a snapshot that is none of theirs.
+        """
+        written = {
+            branch: heads.branch_snapshots(connection, self._repository_key, branch)
+            for branch in branches
+        }
+        if isinstance(as_of, Mapping):
+            for branch, snapshot in as_of.items():
+                if branch in written and snapshot not in dict(written[branch]):
+                    raise NotFoundError(f"branch {branch} has no recorded snapshot {snapshot!r}")
+            found = {branch: as_of[branch] for branch in written if branch in as_of}
+        else:
+            found = {
+                branch: as_of
+                for branch, snapshots in written.items()
+                if isinstance(as_of, str) and as_of in dict(snapshots)
+            }
+            if not found:
+                moment = _moment(as_of, ", ".join(written))
+                for branch, snapshots in written.items():
+                    before = [(at, snapshot) for snapshot, at in snapshots if at <= moment]
+                    if before:
+                        found[branch] = max(before)[1]
+        if not found:
+            raise NotFoundError(f"{what}: nothing was recorded as of {as_of}")
+        return found
+
+    def _answer(self, query: Query, as_of: AsOf) -> tuple[list[SceneRecord], dict[str, str]]:
+        """The indexed scenes that answer, and the snapshot to read each of their branches at: what
+        the catalog records at one moment."""
+        if as_of is not None:
+            # Scenes that were withdrawn since were there.
+            query = replace(query, status=None)
+        with database.read_transaction(self._engine) as connection:
+            asked = selection.statement(query, repository_id=self._repository_key)
+            records = [
+                record
+                for record in selection.answer(query, connection.execute(asked))
+                if record.branch is not None and (as_of is not None or record.status == "indexed")
+            ]
+            branches = {record.branch for record in records if record.branch is not None}
+            if as_of is None or not records:
+                known = heads.branch_heads(connection, self._repository_key)
+                return records, {branch: known[branch].snapshot_id for branch in branches}
+            snapshots = self._then(connection, sorted(branches), as_of, "this search")
+        return self._as_recorded(records, snapshots), snapshots
+
+    def _as_recorded(
+        self, records: Sequence[SceneRecord], snapshots: Mapping[str, str]
+    ) -> list[SceneRecord]:
+        """The records with their places, times and offsets as the snapshots have them; scenes that
+        these do not hold are left out."""
+        places: dict[tuple[str, str], tuple[str, int, int, int]] = {}
+        for branch, snapshot in snapshots.items():
+            part = opening.read_part(branch, snapshot, self._store(snapshot))
+            for n, item_id in enumerate(part.ids):
+                places[branch, item_id] = (
+                    part.steps.roots[n],
+                    part.steps.indices[n],
+                    int(part.times[n]),
+                    int(part.offsets[n]),
+                )
+        then = []
+        for record in records:
+            place = places.get((record.branch or "", record.id))
+            if place is not None:
+                root, index, seconds, offset = place
+                same = int(record.datetime.timestamp() // 1) == seconds
+                at = record.datetime if same else datetime.fromtimestamp(seconds, UTC)
+                then.append(
+                    replace(record, root=root, time_index=index, datetime=at, boa_offset=offset)
+                )
+        return then
+
+    def _some(self, records: Sequence[SceneRecord], query: Query) -> Sequence[SceneRecord]:
+        """The records, if there are any.
+
+        Raises:
+            NotFoundError: there are none; says what the catalog holds.
+        """
+        if records:
+            return records
+        with database.read_transaction(self._engine) as connection:
+            tiles = heads.tile_names(connection, self._repository_key)
+        known = ", ".join(tiles[:20]) + (" …" if len(tiles) > 20 else "")
+        raise NotFoundError(f"no indexed scene answers {query}; there are tiles {known or 'none'}")
+
+    def _cited(self, dataset: xr.Dataset, parts: Iterable[opening.Part]) -> xr.Dataset:
+        snapshots = {part.branch: part.snapshot for part in parts}
+        return opening.cite(dataset, self.settings.repository, snapshots)
 
     def _repository_id(self) -> str | None:
         try:
@@ -353,6 +519,68 @@ class Scenes:
         """Item ids, in order."""
         return [record.id for record in self.records()]
 
+    def to_xarray(
+        self,
+        bands: Sequence[str] | None = None,
+        resolution: float | None = None,
+        *,
+        reflectance: bool = False,
+        mask: Any = None,
+        chunks: Mapping[str, Any] | None = None,
+        as_of: AsOf = None,
+        **grid: Any,
+    ) -> xr.Dataset:
+        """The scenes as one lazy dataset of (time, y, x) variables.
+
+        Of one tile: a step for each scene on the tile's own grid, as ``Catalog.cube`` gives them.
+        Of several tiles, or where any of ``crs``, ``like``, ``geobox``, ``resampling`` or
+        ``groupby`` is given: as ``Catalog.load``.
+
+        Args:
+            bands, resolution, reflectance, mask, chunks, as_of, grid: as in these.
+
+        Raises:
+            NotFoundError: no scene answers; and as ``cube`` and ``load``.
+        """
+        catalog = self._catalog
+        records, snapshots = catalog._answer(self.query, as_of)
+        catalog._some(records, self.query)
+        parts = opening.parts_of(records, snapshots)
+        tiles = {record.tile for record in records}
+        if len(tiles) == 1 and not grid:
+            dataset = opening.open_tile(
+                parts,
+                catalog._store,
+                tile=tiles.pop(),
+                bands=bands,
+                resolution=resolution,
+                reflectance=reflectance,
+                mask=mask,
+            )
+            return catalog._cited(opening.chunked(dataset, chunks), parts)
+        known = {"crs", "like", "geobox", "resampling", "groupby"}
+        if set(grid) - known:
+            unknown = ", ".join(sorted(set(grid) - known))
+            raise UsageError(f"unknown argument {unknown}; known are {', '.join(sorted(known))}")
+        if grid.get("like") is not None and grid.get("geobox") is not None:
+            raise UsageError("like= and geobox= are the same: give one")
+        dataset = opening.open_area(
+            records,
+            snapshots,
+            catalog._store,
+            area=self.query.area,
+            bands=bands,
+            resolution=resolution,
+            crs=grid.get("crs"),
+            like=grid.get("like") if grid.get("geobox") is None else grid["geobox"],
+            resampling=grid.get("resampling", "nearest"),
+            groupby=grid.get("groupby", "solar_day"),
+            mask=mask,
+            reflectance=reflectance,
+            chunks=chunks,
+        )
+        return catalog._cited(dataset, parts)
+
     def to_pandas(self) -> pd.DataFrame:
         """One row per scene in order, indexed by item id; times are aware, UTC.
 
@@ -370,7 +598,7 @@ class Scenes:
         return frame
 
 
-def _moment(as_of: datetime | str, branch: str) -> datetime:
+def _moment(as_of: Any, branch: str) -> datetime:
     if isinstance(as_of, datetime):
         if as_of.tzinfo is None:
             raise UsageError(f"as_of={as_of!r} has no time zone")

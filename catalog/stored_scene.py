@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import icechunk
-import numpy as np
 import xarray as xr
 
 from catalog import arrays
-from catalog.arrays import Cube, Steps
+from catalog.arrays import Cube
 from catalog.bands import band_names
 from catalog.errors import NotFoundError
+from catalog.masks import parse_mask
+from catalog.opening import mask_part, parts_of
 from catalog.recorded import AssetRecord, SceneRecord
 
 
@@ -85,6 +86,7 @@ class StoredScene:
         resolution: float | None = None,
         bands: Sequence[str] | None = None,
         *,
+        mask: Any = None,
         reflectance: bool = False,
     ) -> xr.Dataset:
         """The scene at its recorded snapshot: a lazy dataset of (y, x) variables.
@@ -93,6 +95,7 @@ class StoredScene:
             resolution: pixel size in metres, one that ``open_tree`` shows; None for the finest
                 at which all ``bands`` have an array.
             bands: ``red`` or ``B04`` …; None for all at that resolution.
+            mask: classes of scl that become nodata or NaN, as ``masks.parse_mask`` takes them.
             reflectance: float32 ``(DN + boa_offset) * 0.0001`` with NaN for nodata in reflectance
                 bands; else raw digital numbers as stored.
 
@@ -102,25 +105,26 @@ class StoredScene:
             ``attrs`` cite repository, branch and snapshot.
 
         Raises:
-            NotFoundError: not indexed, or no such resolution or band; says what there is.
+            NotFoundError: not indexed, or no such resolution, band or class; says what there is.
         """
         store, cubes = self.store(), self.cubes()
         names = band_names(bands) if bands is not None else None
         size, chosen = arrays.choose(cubes, names, resolution, self.record.id)
-        return self._open(store, cubes, size, chosen, reflectance)
+        return self._open(store, cubes, size, chosen, reflectance, parse_mask(mask))
 
     def open_tree(
-        self, bands: Sequence[str] | None = None, *, reflectance: bool = False
+        self, bands: Sequence[str] | None = None, *, mask: Any = None, reflectance: bool = False
     ) -> xr.DataTree:
         """Every resolution as one lazy tree: nodes ``r10m``, ``r20m`` … as ``open`` gives them.
 
         Args:
             bands: each node holds those of them it has; None for all.
+            mask, reflectance: as in ``open``.
 
         Raises:
-            NotFoundError: not indexed, or a band that has no array at any resolution.
+            NotFoundError: not indexed, a band that has no array at any resolution, no such class.
         """
-        store, cubes = self.store(), self.cubes()
+        store, cubes, classes = self.store(), self.cubes(), parse_mask(mask)
         there = arrays.resolutions(cubes)
         names = band_names(bands) if bands is not None else None
         for name in names or ():
@@ -129,7 +133,7 @@ class StoredScene:
         for size, held in there.items():
             chosen = [band for band in (names or held) if band in held]
             if chosen:
-                nodes[f"r{size}m"] = self._open(store, cubes, size, chosen, reflectance)
+                nodes[f"r{size}m"] = self._open(store, cubes, size, chosen, reflectance, classes)
         tree = xr.DataTree.from_dict(nodes)
         tree.attrs.update(self._citation())
         return tree
@@ -165,21 +169,26 @@ class StoredScene:
         resolution: int,
         bands: Sequence[str],
         reflectance: bool,
+        classes: Sequence[int],
     ) -> xr.Dataset:
         record = self.record
-        assert record.time_index is not None
-        seconds = int(record.datetime.timestamp() // 1)
+        assert record.branch is not None
+        assert record.snapshot_id is not None
+        (part,) = parts_of([record], {record.branch: record.snapshot_id})
         dataset = arrays.open_steps(
             store,
             cubes,
-            steps=Steps((record.root or "",), (record.time_index,)),
-            times=np.array([seconds], np.int64),
-            ids=[record.id],
-            offsets=np.array([record.boa_offset or 0], np.int16),
+            steps=part.steps,
+            times=part.times,
+            ids=part.ids,
+            offsets=part.offsets,
             resolution=resolution,
             bands=bands,
             reflectance=reflectance,
-        ).isel(time=0)
+        )
+        if classes:
+            dataset = mask_part(dataset, part, store, cubes, classes, resolution)
+        dataset = dataset.isel(time=0)
         dataset.attrs.update(self._citation())
         return dataset
 
