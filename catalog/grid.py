@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pyproj import CRS
+import shapely
+from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
 from shapely.geometry.base import BaseGeometry
 
@@ -119,15 +120,14 @@ def output_grid(
             ``WIDEST`` along a side; an area that ``crs`` cannot show.
     """
     from odc.geo.geobox import GeoBox
-    from odc.geo.geom import BoundingBox, Geometry
+    from odc.geo.geom import BoundingBox
 
     _check_resolution(crs, resolution)
     code = crs_text(crs)
     if area is not None:
-        outline = Geometry(area, "EPSG:4326")
-        bounds = [tuple(_bounds(outline, code))]
+        bounds = [_bounds(area, "EPSG:4326", code)]
     else:
-        bounds = [tuple(_bounds(geobox_of(grid).extent, code)) for grid in set(sources)]
+        bounds = [_bounds(_ground(grid), f"EPSG:{grid.epsg}", code) for grid in set(sources)]
     corners = np.array(bounds, np.float64)
     if not np.isfinite(corners).all():
         raise UsageError(f"the area cannot be shown in {code}: part of it has no coordinates there")
@@ -171,6 +171,13 @@ def geobox_of(grid: Grid) -> GeoBox:
     return GeoBox((grid.height, grid.width), Affine(*grid.transform), f"EPSG:{grid.epsg}")
 
 
+def middle_longitude(grid: GeoBox) -> float:
+    """Degrees, of the middle of ``grid``."""
+    height, width = grid.shape
+    x, y = grid.transform @ (width / 2, height / 2)
+    return float(_transformer(str(grid.crs), "EPSG:4326").transform(x, y)[0])
+
+
 def metres(grid: GeoBox) -> float:
     """Pixel size of ``grid`` in metres at most, as a rule: the larger side."""
     crs = CRS.from_user_input(str(grid.crs))
@@ -208,6 +215,11 @@ def unit_of(crs: CRS) -> str:
     return str(crs.axis_info[0].unit_name)
 
 
+def _ground(grid: Grid) -> BaseGeometry:
+    a, _, c, _, e, f = grid.transform
+    return shapely.box(c, f + e * grid.height, c + a * grid.width, f)
+
+
 def _check_resolution(crs: CRS, resolution: float) -> None:
     if not (isinstance(resolution, int | float) and math.isfinite(resolution) and resolution > 0):
         raise UsageError(f"resolution {resolution!r} is not the size of a pixel")
@@ -223,10 +235,17 @@ def _check_resolution(crs: CRS, resolution: float) -> None:
         )
 
 
-def _bounds(outline: Any, code: str) -> Any:
+def _bounds(outline: BaseGeometry, source: str, target: str) -> tuple[float, ...]:
     """The box around ``outline`` in another CRS, its edges followed and not only its corners."""
-    west, south, east, north = outline.boundingbox.bbox
+    west, south, east, north = outline.bounds
     step = max(east - west, north - south) / 50
     if step > 0:
-        outline = outline.segmented(step)
-    return outline.to_crs(code).boundingbox.bbox
+        outline = shapely.segmentize(outline, step)
+    there = _transformer(source, target)
+    moved = shapely.transform(outline, there.transform, interleaved=False)
+    points = shapely.get_coordinates(moved)
+    return (*points.min(axis=0).tolist(), *points.max(axis=0).tolist())
+
+
+def _transformer(source: str, target: str) -> Transformer:
+    return Transformer.from_crs(source, target, always_xy=True)

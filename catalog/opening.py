@@ -243,8 +243,7 @@ def open_area(
             raise NotFoundError(f"{lacking[0]}: no band 'scl' to mask with")
         masks = Masks(layers["scl"], classes)
 
-    ((longitude, _),) = target.extent.centroid.to_crs("EPSG:4326").points
-    steps = group(records, groupby, longitude)
+    steps = group(records, groupby, grid.middle_longitude(target))
     variables: dict[str, xr.Variable] = {}
     for name in wanted:
         first = _agreed(name, layers[name])

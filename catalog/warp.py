@@ -52,8 +52,8 @@ class Placement:
     offset: tuple[int, int] | None
     """What to add to a row and column of the block for those of the level; None: warp."""
     scale: tuple[float, float]
-    """Pixels of the level for one of the block, along x and y: the width of kernels. As GDAL takes it
-    for a whole block: from the sizes of the reach and of the window below it."""
+    """Pixels of the level for one of the block, along x and y: the width of kernels. As GDAL takes
+    it for a whole block: from the sizes of the reach and of the window below it."""
 
 
 def blocks(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
@@ -208,7 +208,7 @@ def _aligned(source: GeoBox, block: GeoBox) -> tuple[int, int] | None:
     same."""
     if source.crs != block.crs:
         return None
-    there = ~source.transform * block.transform
+    there = ~source.transform @ block.transform
     a, b, c, d, e, f = there[:6]
     if max(abs(a - 1), abs(e - 1)) * BLOCK > _ALIGNED or max(abs(b), abs(d)) > 0:
         return None
