@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +35,10 @@ _ALIGNED = 1e-6
 """Pixels."""
 _SAMPLES = 22
 """Points along each side of a window, as GDAL has them."""
+
+_WARPING = Lock()
+"""rasterio silences a warning of its own for the whole process while it warps: by turns, or it
+would be seen, and the filters be left as another thread had them."""
 
 Window = tuple[slice, slice]
 """Rows, columns; both ends within the array."""
@@ -172,19 +177,20 @@ def _warp(
     options: dict[str, Any] = {"SRC_FILL_RATIO_HEURISTICS": "NO"}
     if resampling in _RADIUS and resampling != "nearest":
         options |= {"XSCALE": _kernel(scale[0]), "YSCALE": _kernel(scale[1])}
-    reproject(
-        pixels,
-        out,
-        src_transform=source.transform,
-        src_crs=str(source.crs),
-        src_nodata=nodata,
-        dst_transform=target.transform,
-        dst_crs=str(target.crs),
-        dst_nodata=fill,
-        resampling=Resampling[resampling],
-        warp_mem_limit=_MEMORY_MB,
-        **options,
-    )
+    with _WARPING:
+        reproject(
+            pixels,
+            out,
+            src_transform=source.transform,
+            src_crs=str(source.crs),
+            src_nodata=nodata,
+            dst_transform=target.transform,
+            dst_crs=str(target.crs),
+            dst_nodata=fill,
+            resampling=Resampling[resampling],
+            warp_mem_limit=_MEMORY_MB,
+            **options,
+        )
     return out
 
 

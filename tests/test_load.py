@@ -115,12 +115,12 @@ AREAS = {
 }
 
 
-@pytest.mark.parametrize("times", [1, 2, 2.5, 6, 10], ids=lambda n: f"{n:g} pixels")
+@pytest.mark.parametrize("times", [1, 2.5, 6, 10], ids=lambda n: f"{n:g} pixels")
 @pytest.mark.parametrize("area", AREAS)
 def test_nearest_pixels_are_odc_stacs(
     spread: Stack, cat: catalog.Catalog, area: str, times: float
 ) -> None:
-    """At every kind of overview resolution: 10, 20, 25, 60 and 100 m of the real archive."""
+    """At every kind of overview resolution: 10, 25, 60 and 100 m of the real archive."""
     tiles, crs = AREAS[area]
     resolution = PIXEL * times / (100_000 if crs == "EPSG:4326" else 1)
     bands = ["red", "scl", "coastal"]
@@ -132,7 +132,7 @@ def test_nearest_pixels_are_odc_stacs(
         assert 0.1 < (ours[band].values != 0).mean() < 1, "with edges of nodata"
 
 
-@pytest.mark.parametrize("times", [1, 2, 6, 10])
+@pytest.mark.parametrize("times", [2, 6])
 @pytest.mark.parametrize("resampling", ["bilinear", "cubic", "average"])
 def test_resampled_pixels_are_odc_stacs_within_one(
     spread: Stack, cat: catalog.Catalog, resampling: str, times: int

@@ -324,8 +324,15 @@ def test_one_name_in_two_collections(dialects_stack: Stack) -> None:
         with pytest.raises(UsageError, match=f"in collections {C1}, {L2A}: say which"):
             cat.scene(stack.items[0]["id"])
         assert cat.scene(stack.items[0]["id"], collection=L2A).collection == L2A
-        with pytest.raises(UsageError, match="say which"):
-            cat.cube("10TFR")
+        joined = cat.cube("10TFR", bands=["scl"], resolution=20)
+        assert joined.collection.values.tolist() == [C1, L2A] * 2
+        assert joined.attrs["cogcat_branches"] == [f"{C1}/10TFR", f"{L2A}/10TFR"]
+        assert list(joined.time.values) == sorted(joined.time.values)
+        ours = {C1: stack.items, L2A: stack.server.archive.items["earth-search-v1"]}
+        for step, name in enumerate(joined.collection.values):
+            item = ours[name][step // 2]
+            np.testing.assert_array_equal(joined["scl"][step], stack.pixels(item, "scl"))
+        np.testing.assert_array_equal(joined["scl"][::-2, 5], joined["scl"].values[::-2, 5])
         assert cat.cube("10TFR", collection=C1).attrs["cogcat_branch"] == f"{C1}/10TFR"
 
 
