@@ -2,14 +2,14 @@
 
 Two phases. Open: the cubes' documents and time coordinates are read, nothing else, and
 every array becomes a list of steps, each (cube, index). Read: an index into that list
-is one read of each cube it touches. So scenes of variant cubes stand in one array, in
-order of time, without dask and without a copy; reflectance is made on the way.
+becomes the chunks it touches, which ``chunk_reader.py`` fetches all at once. So scenes of variant
+cubes stand in one array, in order of time, without dask; reflectance is made on the way.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,15 @@ import zarr
 from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
+from zarr.core.sync import sync
 
+from catalog import accessor as accessor  # registers it
 from catalog.bands import BANDS, BY_NAME
+from catalog.chunk_reader import ChunkError, Key, StoredArray, read_chunks
 from catalog.cube import REFLECTANCE_SCALE, Grid, grid_mapping, grid_of_group
-from catalog.errors import NotFoundError, StoreError, first_line
+from catalog.errors import NotFoundError, StoreError
+from catalog.read_errors import unreadable
+from catalog.repository import SnapshotStore, get_document
 
 VISUAL_SAMPLES = ("red", "green", "blue")
 _ORDER = {band.name: number for number, band in enumerate(BANDS)}
@@ -55,19 +60,16 @@ class Steps:
 
 def read_cubes(store: icechunk.IcechunkStore) -> list[Cube]:
     """The cubes of a branch, the main one first; an empty list for a branch without scenes."""
-    try:
-        main = zarr.open_group(store, mode="r")
-    except FileNotFoundError:
+    main = sync(get_document(store, "zarr.json"))
+    if main is None:
         return []
-    attributes = dict(main.attrs)
-    described: Any = attributes.get("cogcat")
+    described: Any = main["attributes"].get("cogcat")
     if not isinstance(described, dict):
         raise StoreError("the snapshot holds no cogcat cube")
-    cubes = [Cube("", described["bands"], attributes)]
+    cubes = [Cube("", described["bands"], main["attributes"])]
     for root in described["variants"]:
-        attributes = dict(zarr.open_group(store, path=root, mode="r").attrs)
-        described = attributes["cogcat"]
-        cubes.append(Cube(root, described["bands"], attributes))
+        attributes = _document(store, root)["attributes"]
+        cubes.append(Cube(root, attributes["cogcat"]["bands"], attributes))
     return [cube for cube in cubes if cube.bands]
 
 
@@ -76,18 +78,39 @@ def all_steps(
 ) -> tuple[Steps, NDArray[np.int64], list[str], NDArray[np.int16]]:
     """Every scene of ``cubes`` in order of arrival: steps, times (seconds since 1970, UTC), item
     ids, BOA offsets. Places without a scene (withdrawn, or moved to another cube) are left out."""
+    known = store.known if isinstance(store, SnapshotStore) else {}
+    asked = ("steps", tuple(cube.root for cube in cubes))
+    if asked not in known:
+        known[asked] = sync(_all_steps(store, cubes))
+    found: tuple[Steps, NDArray[np.int64], list[str], NDArray[np.int16]] = known[asked]
+    steps, times, ids, offsets = found
+    return steps, times.copy(), list(ids), offsets.copy()
+
+
+async def _all_steps(
+    store: icechunk.IcechunkStore, cubes: Sequence[Cube]
+) -> tuple[Steps, NDArray[np.int64], list[str], NDArray[np.int16]]:
+    async def values(path: str) -> Any:
+        array = await zarr.api.asynchronous.open_array(store=store, path=path, mode="r")
+        return await array.getitem(slice(None))
+
+    names = ("scene", "time", "boa_offset")
+    # Each lies in a manifest of its own: all are fetched at once.
+    columns = await asyncio.gather(
+        *(
+            values(f"{_path(cube, next(iter(cube.bands)))}/{name}")
+            for cube in cubes
+            for name in names
+        )
+    )
     roots: list[str] = []
     indices: list[int] = []
     times: list[int] = []
     ids: list[str] = []
     offsets: list[int] = []
-    for cube in cubes:
-        group = _group(store, cube, next(iter(cube.bands)))
-        for index, (scene, time, offset) in enumerate(
-            zip(
-                _read(group, "scene"), _read(group, "time"), _read(group, "boa_offset"), strict=True
-            )
-        ):
+    for number, cube in enumerate(cubes):
+        rows = zip(*columns[3 * number : 3 * number + 3], strict=True)
+        for index, (scene, time, offset) in enumerate(rows):
             if scene:
                 roots.append(cube.root)
                 indices.append(index)
@@ -167,7 +190,6 @@ def open_steps(
     (datetime64[s], UTC), ``scene``, ``boa_offset``, ``y``, ``x`` (pixel centres, metres) and
     ``spatial_ref`` (CF grid mapping).
     """
-    groups: dict[str, zarr.Group] = {}
     grid: Grid | None = None
     names: dict[str, str] = {}
     for cube in cubes:
@@ -175,9 +197,8 @@ def open_steps(
             continue
         for name in cube.bands:
             if _pixel_size(name) == resolution and cube.root not in names:
-                groups[cube.root] = _group(store, cube, name)
                 names[cube.root] = name
-                here = grid_of_group({"attributes": dict(groups[cube.root].attrs)})
+                here = grid_of_group(_document(store, _path(cube, name)))
                 if grid is not None and here != grid:
                     raise NotFoundError(
                         f"cubes {sorted(names)} have other grids at {resolution} m: "
@@ -187,10 +208,10 @@ def open_steps(
     assert grid is not None
     variables: dict[str, xr.Variable] = {}
     for band in bands:
-        arrays: dict[str, Any] = {
-            cube.root: groups[cube.root][band]
+        arrays = {
+            cube.root: _array(store, f"{_path(cube, names[cube.root])}/{band}")
             for cube in cubes
-            if cube.root in groups and band in cube.bands[names[cube.root]]
+            if cube.root in names and band in cube.bands[names[cube.root]]
         }
         if not arrays:
             raise NotFoundError(f"band {band!r} has no array at {resolution} m in these scenes")
@@ -210,7 +231,8 @@ def open_steps(
 
 
 class StepsArray(BackendArray):
-    """Steps of one band, from as many Zarr arrays as there are cubes; read on indexing.
+    """Steps of one band, from as many stored arrays as there are cubes; read on indexing, from
+    any thread, or awaited (``Dataset.load_async``).
 
     Args:
         band: named in errors.
@@ -220,13 +242,14 @@ class StepsArray(BackendArray):
         nodata: the fill of steps without an array.
         boa_offsets: per step; None for raw values, else reflectance is returned.
 
-    Reading raises StoreError where a file changed since it was indexed, or cannot be read.
+    Reading raises ChangedFileError where a file changed since it was indexed or is gone,
+    SourceError where its store does not answer, else StoreError; all name scene, band and file.
     """
 
     def __init__(
         self,
         band: str,
-        arrays: Mapping[str, zarr.Array[Any]],
+        arrays: Mapping[str, StoredArray],
         steps: Steps,
         ids: Sequence[str],
         nodata: int | float,
@@ -236,61 +259,106 @@ class StepsArray(BackendArray):
         self.nodata, self.boa_offsets = nodata, boa_offsets
         first = next(iter(arrays.values()))
         self.shape = (len(steps), *first.shape[1:])
-        self.stored = np.dtype(first.dtype)
+        self.stored = first.dtype
         self.dtype = np.dtype("float32") if boa_offsets is not None else self.stored
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(
+            self._indexer(key),
+            self.shape,
+            indexing.IndexingSupport.OUTER,
+            lambda outer: sync(self._read(outer)),
+        )
+
+    async def async_getitem(self, key: indexing.ExplicitIndexer) -> Any:
+        return await indexing.async_explicit_indexing_adapter(
+            self._indexer(key), self.shape, indexing.IndexingSupport.OUTER, self._read
+        )
+
+    def _indexer(self, key: indexing.ExplicitIndexer) -> indexing.ExplicitIndexer:
         # xarray 2026.9 cannot take apart a slice that is empty and runs backwards.
         parts = tuple(
             slice(0) if isinstance(part, slice) and not range(size)[part] else part
             for part, size in zip(key.tuple, self.shape, strict=True)
         )
-        return indexing.explicit_indexing_adapter(
-            type(key)(parts), self.shape, indexing.IndexingSupport.OUTER, self._read
-        )
+        return type(key)(parts)
 
-    def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:
-        wanted = np.arange(len(self.steps))[key[0]]
-        scalar = wanted.ndim == 0
-        wanted = np.atleast_1d(wanted)
-        rest = key[1:]
-        shape = tuple(
-            len(range(size)[part]) if isinstance(part, slice) else np.size(part)
-            for size, part in zip(self.shape[1:], rest, strict=True)
-            if not isinstance(part, (int, np.integer))
-        )
-        out = np.full((wanted.size, *shape), self.nodata, self.stored)
-        for root in dict.fromkeys(self.steps.roots[step] for step in wanted):
-            if root not in self.arrays:
-                continue
-            at = np.array([n for n, step in enumerate(wanted) if self.steps.roots[step] == root])
-            indices = np.array([self.steps.indices[wanted[n]] for n in at])
-            # Zarr reads an outer selection in its own order; a repeated step is read once.
-            unique, back = np.unique(indices, return_inverse=True)
-            try:
-                pixels = np.asarray(self.arrays[root].oindex[(unique, *rest)])
-            except icechunk.IcechunkError as error:
-                raise StoreError(f"{self._where(root, error)}: {first_line(error)}") from error
-            out[at] = pixels[back]
+    async def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:
+        """``key`` is of outer indexing: each axis on its own."""
+        keys = [_key(part, size) for part, size in zip(key, self.shape, strict=True)]
+        wanted = np.arange(len(self.steps))[keys[0]]
+        lengths = [len(np.arange(size)[part]) for part, size in zip(keys, self.shape, strict=True)]
+        fill = self.nodata if self.boa_offsets is None else np.nan
+        out = np.full(lengths, fill, self.dtype)
+        places: dict[tuple[str, int], list[int]] = {}
+        for at, step in enumerate(wanted):
+            # A step that is asked for twice is read once.
+            place = (self.steps.roots[step], self.steps.indices[step])
+            places.setdefault(place, []).append(at)
+        scaled = None
         if self.boa_offsets is not None:
-            offset = self.boa_offsets[wanted].astype(np.float32)
-            valid = out != self.nodata
-            scaled = (out + offset.reshape(-1, *(1,) * len(shape))) * np.float32(REFLECTANCE_SCALE)
-            out = np.where(valid, scaled, np.float32(np.nan)).astype(np.float32)
-        return out[0] if scalar else out
+            offsets = self.boa_offsets[wanted].astype(np.float32)
 
-    def _where(self, root: str, error: icechunk.IcechunkError) -> str:
-        """Scene and band; Icechunk's message names the chunk: ``key="r10m/red/c/17/0/3"``."""
-        found = re.search(r"/c/(\d+)/", str(error))
-        place = (root, int(found[1]) if found else -1)
+            def scaled(pixels: NDArray[Any], at: int) -> NDArray[Any]:
+                found = (pixels + offsets[at]) * np.float32(REFLECTANCE_SCALE)
+                return np.where(pixels != self.nodata, found, np.float32(np.nan))
+
+        known = [
+            (self.arrays[root], index, tuple(at))
+            for (root, index), at in places.items()
+            if root in self.arrays and self.arrays[root].decoder is not None
+        ]
+        try:
+            # Cubes may have tiles of their own sizes, but one shape.
+            await read_chunks(known, keys[1:], out, scaled)
+            for (root, index), steps in places.items():
+                if root in self.arrays and self.arrays[root].decoder is None:
+                    pixels = await _read_with_zarr(self.arrays[root], index, keys[1:])
+                    for at in steps:
+                        out[at] = scaled(pixels, at) if scaled else pixels
+        except ChunkError as error:
+            raise await unreadable(error, *self._named(error)) from error.__cause__
+        single = tuple(0 if isinstance(part, (int, np.integer)) else slice(None) for part in key)
+        return out[single]
+
+    def _named(self, error: ChunkError) -> tuple[str, str]:
+        """Item id and band of the chunk that could not be read."""
+        roots = [root for root, array in self.arrays.items() if array is error.array]
         places = zip(self.steps.roots, self.steps.indices, strict=True)
-        scenes = [name for name, at in zip(self.ids, places, strict=True) if at == place]
-        return " ".join([*scenes[:1], self.band])
+        for name, (root, index) in zip(self.ids, places, strict=True):
+            if root in roots and index == error.place[0]:
+                return name, self.band
+        raise AssertionError(error)
+
+
+async def _read_with_zarr(array: StoredArray, index: int, keys: Sequence[Key]) -> NDArray[Any]:
+    """For files whose codecs ``codecs.py`` does not know."""
+    opened = await zarr.api.asynchronous.open_array(store=array.store, path=array.path, mode="r")
+    try:
+        selection = (np.array([index]), *(np.arange(n)[k] for k, n in _sized(array, keys)))
+        return np.asarray(await opened.oindex.getitem(selection))[0]
+    except (icechunk.IcechunkError, ValueError, RuntimeError) as error:
+        raise ChunkError(array, (index,)) from error
+
+
+def _sized(array: StoredArray, keys: Sequence[Key]) -> Iterator[tuple[Key, int]]:
+    return zip(keys, array.shape[1:], strict=True)
+
+
+def _key(part: Any, size: int) -> Key:
+    """Of one axis, as ``read_chunks`` takes it."""
+    if isinstance(part, slice):
+        return part
+    if isinstance(part, (int, np.integer)):
+        at = range(size)[part]
+        return slice(at, at + 1)
+    numbers = np.asarray(part, np.int64)
+    return np.where(numbers < 0, numbers + size, numbers)
 
 
 def _variable(
     band: str,
-    arrays: Mapping[str, zarr.Array[Any]],
+    arrays: Mapping[str, StoredArray],
     steps: Steps,
     ids: Sequence[str],
     offsets: NDArray[np.int16],
@@ -298,7 +366,7 @@ def _variable(
 ) -> xr.Variable:
     first = next(iter(arrays.values()))
     kinds = {
-        (array.shape[1:], str(array.dtype), array.attrs.get("_FillValue"))
+        (array.shape[1:], str(array.dtype), array.attributes.get("_FillValue"))
         for array in arrays.values()
     }
     if len(kinds) > 1:
@@ -307,7 +375,7 @@ def _variable(
             "open them one by one"
         )
     scaled = reflectance and band in BY_NAME and BY_NAME[band].reflectance
-    nodata: Any = first.attrs.get("_FillValue")
+    nodata: Any = first.attributes.get("_FillValue")
     backend = StepsArray(
         band,
         arrays,
@@ -323,18 +391,24 @@ def _variable(
         attributes |= {"units": "1", "standard_name": "surface_bidirectional_reflectance"}
     elif nodata is not None:
         attributes["_FillValue"] = nodata
-    dims = ("time", "y", "x") if first.ndim == 3 else ("time", "band", "y", "x")
-    encoding = {"preferred_chunks": dict(zip(dims, first.chunks, strict=True))}
+    dims = ("time", "y", "x") if len(first.shape) == 3 else ("time", "band", "y", "x")
+    encoding = {"preferred_chunks": dict(zip(dims, first.chunk, strict=True))}
     return xr.Variable(dims, indexing.LazilyIndexedArray(backend), attributes, encoding)
 
 
-def _group(store: icechunk.IcechunkStore, cube: Cube, name: str) -> zarr.Group:
-    return zarr.open_group(store, path=f"{cube.root}/{name}" if cube.root else name, mode="r")
+def _path(cube: Cube, group: str) -> str:
+    return f"{cube.root}/{group}" if cube.root else group
 
 
-def _read(group: zarr.Group, name: str) -> Any:
-    array: Any = group[name]
-    return array[:]
+def _document(store: icechunk.IcechunkStore, path: str) -> dict[str, Any]:
+    found = sync(get_document(store, f"{path}/zarr.json"))
+    if found is None:
+        raise StoreError(f"the snapshot has no {path}, which its cube names")
+    return found
+
+
+def _array(store: icechunk.IcechunkStore, path: str) -> StoredArray:
+    return StoredArray.of(store, path, _document(store, path))
 
 
 def _axis(name: str) -> dict[str, Any]:

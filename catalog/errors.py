@@ -11,6 +11,7 @@
     ├── SourceError           a STAC API, a store of files, a cluster does not answer: later
     ├── BusyError             another crawl holds the repository: wait, or stop (exit code 3)
     └── StoreError            the Icechunk repository refused or lost something: stop
+        └── ChangedFileError      a file has changed since it was indexed: crawl its scene anew
 
 Messages are one line and name the scene, band and href they are about. The
 cause stays in ``__cause__``.
@@ -86,6 +87,25 @@ class BusyError(CatalogError):
 
 class StoreError(CatalogError):
     """The Icechunk repository refused a write or lost a read."""
+
+
+class ChangedFileError(StoreError):
+    """A file is not the one that was indexed, or is gone: its references lead to no pixels, and
+    none are returned.
+
+    Args:
+        reason: what is wrong, without the names below.
+        scene: item id.
+        band: band name.
+        href: URL of the file, where its bytes were asked for.
+    """
+
+    def __init__(self, reason: str, scene: str, band: str, href: str) -> None:
+        self.reason, self.scene, self.band, self.href = reason, scene, band, href
+        super().__init__(reason, scene, band, href)
+
+    def __str__(self) -> str:
+        return f"{self.scene} {self.band}: {self.reason}: crawl its scene anew ({self.href})"
 
 
 def first_line(error: BaseException | str) -> str:

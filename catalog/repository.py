@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pickle
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,30 @@ INLINE_BYTES = 16_384
 CACHED_NODES, CACHED_REFERENCES = 1_000, 100_000
 """That a writer remembers: a dozen snapshots of a tile, a batch's manifests. icechunk's own limits,
 500 000 and 15 000 000, are a reader's."""
+
+UNPICKLED = 64
+"""Stores that came from other processes, kept open in this one."""
+
+
+class SnapshotStore(icechunk.IcechunkStore):
+    """A read-only Zarr store at one snapshot, which never changes: what was read of it once, and
+    taken apart, is kept in ``known``.
+
+    It pickles as a few kilobytes; in a process, all unpickled copies are one, so that the
+    snapshot and its manifests are fetched once there, however many tasks read.
+    """
+
+    def __init__(self, store: icechunk.IcechunkStore) -> None:
+        super().__init__(store._store, read_only=True)
+        self.known: dict[Any, Any] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (pickle.dumps(icechunk.IcechunkStore(self._store, read_only=True)),)
+
+
+@lru_cache(UNPICKLED)
+def _unpickled(data: bytes) -> SnapshotStore:
+    return SnapshotStore(pickle.loads(data))
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,14 +270,14 @@ class Repository:
             )
         return found[::-1]
 
-    def store(self, snapshot_id: str) -> icechunk.IcechunkStore:
+    def store(self, snapshot_id: str) -> SnapshotStore:
         """A read-only Zarr store at ``snapshot_id``; pickles to other processes.
 
         Raises:
             NotFoundError: the repository has no such snapshot.
         """
         try:
-            return self.icechunk.readonly_session(snapshot_id=snapshot_id).store
+            return SnapshotStore(self.icechunk.readonly_session(snapshot_id=snapshot_id).store)
         except (icechunk.SnapshotNotFoundError, icechunk.InvalidInputError) as error:
             raise NotFoundError(f"no snapshot {snapshot_id} in {self.location}") from error
         except icechunk.IcechunkError as error:
@@ -314,7 +339,16 @@ async def put_bytes(store: icechunk.IcechunkStore, key: str, value: bytes) -> No
 
 
 async def get_document(store: icechunk.IcechunkStore, key: str) -> dict[str, Any] | None:
-    """The JSON document at ``key``, or None."""
+    """The JSON document at ``key``, or None. Not to be changed: the store may keep it."""
+    if isinstance(store, SnapshotStore):
+        if key not in store.known:
+            store.known[key] = await _document(store, key)
+        found: dict[str, Any] | None = store.known[key]
+        return found
+    return await _document(store, key)
+
+
+async def _document(store: icechunk.IcechunkStore, key: str) -> dict[str, Any] | None:
     value = await store.get(key, default_buffer_prototype())
     return None if value is None else json.loads(value.to_bytes())
 

@@ -1,4 +1,4 @@
-"""Someone who found the store: xarray, zarr and icechunk, nothing of cogcat.
+"""Someone who found the store: xarray, zarr, icechunk and virtual-tiff, nothing of cogcat.
 
 python plain_reader.py REPOSITORY CONTAINER_PREFIX OUTPUT BRANCH...
 """
@@ -9,8 +9,13 @@ from pathlib import Path
 
 import icechunk
 import numpy as np
+import virtual_tiff.codecs  # noqa: F401
 import xarray as xr
 import zarr
+from zarr import registry
+
+# As where cogcat is not installed: its entry point is not there.
+registry._codec_registries["HorizontalDeltaCodec"].lazy_load_list.clear()
 
 location, prefix, output, *branches = sys.argv[1:]
 icechunk.set_logs_filter("error")

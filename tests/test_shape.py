@@ -26,7 +26,10 @@ ORDER = [
     {"stac_api", "stac_query", "stac_search"},
     {"directories", "signing", "sources", "remote_file", "header", "cluster"},
     {"cube", "masks", "grid", "warp", "mosaic"},
-    {"storage", "repository", "cube_writer", "contents", "arrays", "virtual"},
+    {
+        "storage", "repository", "cube_writer", "contents", "codecs", "chunk_reader", "read_errors",
+        "accessor", "arrays", "virtual",
+    },  # fmt: skip
     {"file_check", "itemless"},
     {"recorded", "portable_sql", "models", "database"},
     {"views", "mosaic_array", "opening"},
@@ -42,7 +45,8 @@ ORDER = [
 
 STORE = {
     "icechunk", "zarr", "catalog.storage", "catalog.repository", "catalog.cube_writer",
-    "catalog.contents", "catalog.arrays",
+    "catalog.contents", "catalog.arrays", "catalog.codecs", "catalog.chunk_reader",
+    "catalog.read_errors",
 }  # fmt: skip
 SQL = {
     "sqlalchemy", "catalog.portable_sql", "catalog.models", "catalog.database", "catalog.registry",
