@@ -9,7 +9,7 @@ cubes stand in one array, in order of time, without dask; reflectance is made on
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -295,13 +295,15 @@ class StepsArray(BackendArray):
             # A step that is asked for twice is read once.
             place = (self.steps.roots[step], self.steps.indices[step])
             places.setdefault(place, []).append(at)
-        scaled = None
+        scaled: Callable[[NDArray[Any], int], NDArray[Any]] | None = None
         if self.boa_offsets is not None:
             offsets = self.boa_offsets[wanted].astype(np.float32)
 
-            def scaled(pixels: NDArray[Any], at: int) -> NDArray[Any]:
+            def reflectance(pixels: NDArray[Any], at: int) -> NDArray[Any]:
                 found = (pixels + offsets[at]) * np.float32(REFLECTANCE_SCALE)
                 return np.where(pixels != self.nodata, found, np.float32(np.nan))
+
+            scaled = reflectance
 
         known = [
             (self.arrays[root], index, tuple(at))

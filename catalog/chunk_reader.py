@@ -191,8 +191,8 @@ def _parts(key: Key, size: int, chunk: int) -> Iterator[_Part]:
     if not isinstance(key, slice):
         number = key // chunk
         for n in np.unique(number):
-            at = np.flatnonzero(number == n)
-            yield _Part(int(n), key[at] - n * chunk, at)
+            where = np.flatnonzero(number == n)
+            yield _Part(int(n), key[where] - n * chunk, where)
         return
     places = range(*key.indices(size))
     at = 0
@@ -207,7 +207,7 @@ def _parts(key: Key, size: int, chunk: int) -> Iterator[_Part]:
         at += count
 
 
-def _hull(inside: Key) -> tuple[int, int]:
+def _hull(inside: Any) -> tuple[int, int]:
     """The rows from first to before last that hold all of ``inside``, which is not empty."""
     if not isinstance(inside, slice):
         return int(inside.min()), int(inside.max()) + 1
@@ -216,7 +216,7 @@ def _hull(inside: Key) -> tuple[int, int]:
     return 0 if inside.stop is None else inside.stop + 1, inside.start + 1
 
 
-def _shifted(inside: Key, by: int) -> Key:
+def _shifted(inside: Any, by: int) -> Key:
     if not isinstance(inside, slice):
         return inside - by
     stop = -1 if inside.stop is None else inside.stop

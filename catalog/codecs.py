@@ -77,7 +77,7 @@ class TileDecoder:
             return None
         return cls(stored, chunk[-2], chunk[-1], samples, DELTA in names, compression)
 
-    def decode(self, data: bytes | memoryview, first: int, last: int) -> NDArray[Any]:
+    def decode(self, data: bytes | NDArray[np.uint8], first: int, last: int) -> NDArray[Any]:
         """Pixels of the rows from ``first`` to before ``last``: (sample, row, column), writable.
 
         Raises:
@@ -121,8 +121,8 @@ class HorizontalDelta(virtual_tiff.codecs.HorizontalDeltaCodec):
         def decode() -> NDBuffer:
             array = np.asarray(chunk_array.as_ndarray_like())
             raw = array.view(f"u{array.dtype.itemsize}")
-            summed = imagecodecs.delta_decode(raw, axis=-1)
-            return chunk_array.__class__(np.asarray(summed).view(array.dtype))
+            summed: Any = imagecodecs.delta_decode(raw, axis=-1)
+            return chunk_array.__class__(summed.view(array.dtype))
 
         return await asyncio.to_thread(decode)
 

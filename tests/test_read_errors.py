@@ -8,14 +8,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import icechunk
-import numpy as np
 import pytest
 from scenes import local_source, noise, references, served, source_of, write, write_small_cog
-from stacks import Stack, bucket_key, s3_client
+from stacks import Stack, s3_client
 from test_arrays import opened
 
 from catalog.errors import CatalogError, ChangedFileError, NotFoundError, SourceError, StoreError
 from catalog.repository import Repository
+
+pytest_plugins = ["stacks"]
 
 
 @pytest.mark.parametrize("scheme", ["file", "http"])
@@ -46,13 +47,13 @@ def test_a_file_that_changed_or_went(tmp_path: Path, scheme: str, fault: str) ->
 
 def test_a_file_that_changed_or_went_on_s3(s3_stack: Stack) -> None:
     """There the ETag is the judge."""
-    s3_stack.crawl(max_items=2)
+    s3_stack.crawl(limit=2)
     client = s3_client(s3_stack.moto or "")
     with s3_stack.connect() as cat:
         changed, gone = cat.search().records()[:2]
         for record in (changed, gone):
             href = cat.scene(record.id).assets["red"].href
-            place = {"Bucket": "e84-earth-search-sentinel-data", "Key": bucket_key(href)}
+            place = {"Bucket": "e84-earth-search-sentinel-data", "Key": href.partition(".com/")[2]}
             if record is gone:
                 client.delete_object(**place)
             else:
@@ -93,7 +94,7 @@ def test_bytes_that_are_no_tile(tmp_path: Path) -> None:
         opened(repository, snapshot).red.load()
 
 
-def test_a_snapshot_that_is_gone(crawled: Stack, tmp_path: Path) -> None:
+def test_a_snapshot_that_is_gone(tmp_path: Path) -> None:
     """Expired and collected: opening names it, and so does a dataset opened before."""
     write_small_cog(tmp_path / "files" / "a.tif", noise(60, 60), overviews=())
     source = local_source(tmp_path / "files")
@@ -109,11 +110,7 @@ def test_a_snapshot_that_is_gone(crawled: Stack, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=f"no snapshot {first} in "):
         fresh.store(first)
     copy = pickle.loads(pickle.dumps(before))
-    try:
-        pixels = copy.values
-    except CatalogError as error:
-        assert "s0 red" in str(error)
-    else:
-        np.testing.assert_array_equal(pixels, before.values)
+    with pytest.raises(CatalogError, match="s0 red"):
+        copy.load()
     with pytest.raises(NotFoundError, match="no snapshot 0000"):
         fresh.store("00000000000000000000")
