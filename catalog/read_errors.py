@@ -10,6 +10,7 @@ from catalog.errors import CatalogError, ChangedFileError, SourceError, StoreErr
 # Icechunk 2.3 has one class for all of these; ``tests/test_read_errors.py`` meets each.
 _CHANGED = "checksum of the object owning the virtual chunk has changed"
 _FETCHING = "error fetching virtual reference"
+_GONE = (" not found", "NoSuchKey")
 
 
 async def unreadable(error: ChunkError, scene: str, band: str) -> CatalogError:
@@ -18,7 +19,7 @@ async def unreadable(error: ChunkError, scene: str, band: str) -> CatalogError:
     reason = first_line(error.__cause__ or error)
     if _CHANGED in reason:
         return ChangedFileError("the file has changed since it was indexed", scene, band, href)
-    if _FETCHING in reason and " not found" in reason:
+    if _FETCHING in reason and any(said in reason for said in _GONE):
         return ChangedFileError("the file is gone since it was indexed", scene, band, href)
     where = f" ({href})" if href else ""
     if _FETCHING in reason:

@@ -150,7 +150,8 @@ def test_zlib_still_writes_and_reads_what_another_codec_changed(level: int) -> N
 PROCESS = """
 import sys, zarr
 from zarr.registry import get_codec_class
-print(get_codec_class("HorizontalDeltaCodec").__module__, get_codec_class("numcodecs.zlib").__name__)
+delta, inflate = get_codec_class("HorizontalDeltaCodec"), get_codec_class("numcodecs.zlib")
+print(delta.__module__, inflate.__name__)
 print(sorted(n for n in sys.modules if n.startswith("catalog.") or n == "sqlalchemy"))
 """
 
