@@ -26,10 +26,8 @@ ORDER = [
     {"stac_api", "stac_query", "stac_search"},
     {"directories", "signing", "sources", "remote_file", "header", "cluster"},
     {"cube", "masks", "grid", "warp", "mosaic"},
-    {
-        "storage", "repository", "cube_writer", "contents", "codecs", "chunk_reader", "read_errors",
-        "accessor", "arrays", "virtual",
-    },  # fmt: skip
+    {"storage", "repository", "cube_writer", "contents"},
+    {"codecs", "chunk_reader", "read_errors", "accessor", "arrays", "virtual"},
     {"file_check", "itemless"},
     {"recorded", "portable_sql", "models", "database"},
     {"views", "mosaic_array", "opening"},
