@@ -49,6 +49,8 @@ def status(
 def _totals(found: dict[str, Any]) -> None:
     states = ", ".join(f"{n} {state}" for state, n in found["scenes"].items()) or "none"
     changed = f", {found['outdated']} of them changed since" if found["outdated"] else ""
+    if found["duplicates"]:
+        changed += f", {found['duplicates']} an acquisition that is there twice"
     click.echo(f"database   {found['database']}")
     click.echo(f"repository {found['repository']}")
     if found["store"]:

@@ -18,6 +18,7 @@ from catalog.cube_writer import Placement, Written, withdraw_batch, write_batch
 from catalog.database import write_transaction, write_twice
 from catalog.errors import BusyError
 from catalog.header import Header
+from catalog.known import same_acquisitions
 from catalog.lease import Lease
 from catalog.recorded import Commit, IndexedScene, IndexedState
 from catalog.recovery import indexed_scene
@@ -101,7 +102,7 @@ class Committer:
             mine = records.record_indexed(
                 connection, self.repository_id, commit, scenes, self.crawl_id
             )
-            return mine, records.same_acquisitions(connection, self.repository_id, collection, ids)
+            return mine, same_acquisitions(connection, self.repository_id, collection, ids)
 
         with self.report.timed("records"):
             (mine, twins), again = write_twice(self.engine, record)

@@ -20,6 +20,7 @@ cause stays in ``__cause__``.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 
 class CatalogError(Exception):
@@ -63,10 +64,18 @@ class SceneError(CatalogError):
         self.reason, self.scene, self.band, self.href = reason, scene, band, href
         super().__init__(reason, scene, band, href)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Workers of a cluster hand it back; BaseException's own way is without keywords.
+        return _scene_error, (type(self), self.reason, self.scene, self.band, self.href)
+
     def __str__(self) -> str:
         where = " ".join(part for part in (self.scene, self.band) if part)
         text = f"{where}: {self.reason}" if where else self.reason
         return f"{text} ({self.href})" if self.href else text
+
+
+def _scene_error(kind: type[SceneError], reason: str, *names: str | None) -> SceneError:
+    return kind(reason, **dict(zip(("scene", "band", "href"), names, strict=True)))
 
 
 class ItemError(SceneError):

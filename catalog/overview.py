@@ -12,7 +12,7 @@ from catalog import heads, selection, watches
 from catalog.json_values import plain
 from catalog.query import Query
 from catalog.recorded import Failure
-from catalog.status import status_counts
+from catalog.status import duplicate_count, status_counts
 from catalog.watches import Watch
 
 OVERDUE = timedelta(hours=26)
@@ -22,11 +22,12 @@ OVERDUE = timedelta(hours=26)
 def overview(
     connection: Connection, repository_id: int, *, now: datetime, overdue_after: timedelta = OVERDUE
 ) -> dict[str, Any]:
-    """Keys are a contract. Six statements, and one for each watch.
+    """Keys are a contract. Seven statements, and one for each watch.
 
     - ``scenes``, ``collections``, ``tiles``: scenes by status, collection and tile;
     - ``counts``: the same as rows of ``collection``, ``tile``, ``status``, ``scenes``;
     - ``outdated``: indexed, but their item has changed since; ``unreadable_items``;
+    - ``duplicates``: indexed scenes that are the same acquisition as a newer one;
     - ``newest``: acquisition of the newest indexed scene, and ``lag_seconds`` since;
     - ``branches``: ``branch``, ``head``, ``scenes``, ``first``, ``last``; ``snapshots``: recorded;
     - ``watches``: as saved, with ``newest`` (of the indexed scenes that answer its query),
@@ -55,6 +56,7 @@ def overview(
         ],
         "outdated": counts.outdated,
         "unreadable_items": counts.unreadable,
+        "duplicates": duplicate_count(connection, repository_id),
         "newest": plain(newest),
         "lag_seconds": _seconds(newest, now),
         "branches": [plain(branch) for branch in branches],

@@ -36,6 +36,7 @@ from catalog.file_check import CheckedFiles, check_files, is_unread
 from catalog.header import Reads
 from catalog.item import scene_from_item
 from catalog.itemless import BOA_EVIDENCE, NO_ITEM, itemless_scene
+from catalog.known import wanted_scenes
 from catalog.lease import Lease
 from catalog.recorded import AssetRecord, CrawlCounts, IndexedScene
 from catalog.recovery import Behind, file_record, unrecorded
@@ -227,9 +228,7 @@ class Rebuild:
         """Scenes as their items describe them, if those name the files that the store does; else
         as a crawl that died before it recorded them had meant to."""
         with read_transaction(self._engine) as connection:
-            meant = records.wanted_scenes(
-                connection, self._repository_id, behind.collection, list(stored)
-            )
+            meant = wanted_scenes(connection, self._repository_id, behind.collection, list(stored))
         found = {
             name: scene for name, scene in meant.items() if self._same_files(scene, stored[name])
         }

@@ -21,6 +21,7 @@ from catalog.cube_writer import Placement, cube_epsg, scene_ids, stored_refs_dig
 from catalog.database import read_transaction, write_transaction
 from catalog.errors import ConfigError, HeaderError, StoreError
 from catalog.header import Header, Reads
+from catalog.known import known_scenes, wanted_scenes
 from catalog.recorded import AssetRecord, Commit, IndexedScene
 from catalog.repository import Repository, Snapshot
 from catalog.scene import Scene
@@ -153,8 +154,8 @@ async def _record(
     gone = [item for item in named if item not in places]
     ids = [item for item in ids if item not in gone]
     with read_transaction(engine) as connection:
-        known = records.known_scenes(connection, repository_id, behind.collection, ids)
-        wanted = records.wanted_scenes(connection, repository_id, behind.collection, ids)
+        known = known_scenes(connection, repository_id, behind.collection, ids)
+        wanted = wanted_scenes(connection, repository_id, behind.collection, ids)
     epsg = await asyncio.to_thread(cube_epsg, store)
     for item in ids:
         # A crawl that died had recorded its intent. Two at once may write the same scene twice.

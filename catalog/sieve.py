@@ -17,6 +17,7 @@ from catalog import failures, records, registry
 from catalog.database import read_transaction, write_transaction
 from catalog.errors import ItemError
 from catalog.item import item_sha256, scene_from_item
+from catalog.known import indexed_states, known_scenes, outstanding_scenes
 from catalog.recorded import IndexedScene, IndexedState, KnownScene
 from catalog.report import Report
 from catalog.revisit import same_by_item
@@ -84,7 +85,7 @@ class Sieve:
         with self.report.timed("records"), transaction(self.engine) as connection:
             for collection in dict.fromkeys(name for name, _ in scenes):
                 members = [scene for (name, _), scene in scenes.items() if name == collection]
-                known = records.known_scenes(
+                known = known_scenes(
                     connection, self.repository_id, collection, [s.id for s in members]
                 )
                 wanted = [
@@ -110,7 +111,7 @@ class Sieve:
         work = Work([], {})
         collection = None if self.collection == UNKNOWN else self.collection
         with read_transaction(self.engine) as connection:
-            found = records.outstanding_scenes(
+            found = outstanding_scenes(
                 connection,
                 self.repository_id,
                 collection,
@@ -121,7 +122,7 @@ class Sieve:
             work.scenes = [scene for _, scene in found]
             for name in dict.fromkeys(scene.collection for scene in work.scenes):
                 ids = [scene.id for scene in work.scenes if scene.collection == name]
-                states = records.indexed_states(connection, self.repository_id, name, ids)
+                states = indexed_states(connection, self.repository_id, name, ids)
                 work.states.update({(name, item): state for item, state in states.items()})
         self.report.retried += len(work.scenes)
         self.in_hand.update((scene.collection, scene.id) for scene in work.scenes)
@@ -140,7 +141,7 @@ class Sieve:
         changed = [s.id for s in scenes if s.id in known and known[s.id].status == "indexed"]
         if not changed:
             return list(scenes)
-        states = records.indexed_states(connection, self.repository_id, collection, changed)
+        states = indexed_states(connection, self.repository_id, collection, changed)
         same: list[IndexedScene] = []
         rest: list[Scene] = []
         for scene in scenes:
@@ -207,7 +208,7 @@ class Sieve:
             digest = item_sha256(document) if isinstance(document, Mapping) else None
         except ItemError:
             digest = None
-        known = records.known_scenes(connection, self.repository_id, collection, [scene])
+        known = known_scenes(connection, self.repository_id, collection, [scene])
         if digest and scene in known and self._is_parked(known[scene], digest):
             self.report.parked += 1
             return

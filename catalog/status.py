@@ -44,3 +44,21 @@ def status_counts(
             for row in runs
         ),
     )
+
+
+def duplicate_count(connection: Connection, repository_id: int) -> int:
+    """Indexed scenes beyond the first of each acquisition of a collection and tile. One
+    statement."""
+    scene = SCENES.c
+    twins = (
+        select((func.count() - 1).label("more"))
+        .where(
+            scene.repository_id == repository_id,
+            scene.status == "indexed",
+            scene.acquisition.is_not(None),
+        )
+        .group_by(scene.acquisition, scene.tile, scene.collection_id)
+        .having(func.count() > 1)
+        .subquery()
+    )
+    return int(connection.execute(select(func.coalesce(func.sum(twins.c.more), 0))).scalar_one())

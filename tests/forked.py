@@ -32,7 +32,8 @@ from typing import Any, Self
 BEFORE_THE_FORK = (
     "numpy", "obstore", "zarr", "xarray", "psycopg", "sqlalchemy.dialects.postgresql", "filelock",
     "sqlalchemy.dialects.sqlite", "numcodecs", "virtual_tiff.codecs", "catalog.stac_search",
-    "catalog.header", "catalog.records", "catalog.cube", "catalog.lease", "catalog.database",
+    "catalog.header", "catalog.known", "catalog.records", "catalog.cube", "catalog.lease",
+    "catalog.database",
 )  # fmt: skip
 COMMITS = ("icechunk commit", "icechunk create_branch", "icechunk expire_snapshots",
            "icechunk garbage_collect")  # fmt: skip

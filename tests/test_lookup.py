@@ -136,7 +136,7 @@ def test_statements_per_question(crawled: Stack, statements: Statements) -> None
         assert cost(lambda: scene.open(resolution=20)) == 0
         assert cost(lambda: cat.cube("10TFR")) == 1
         assert cost(lambda: cat.cube("10TFR", as_of=scene.snapshot_id)) == 2
-        assert cost(cat.status) == 5
+        assert cost(cat.status) == 7
 
 
 # Pixels

@@ -19,10 +19,11 @@ from catalog.database import read_transaction, write_transaction
 from catalog.errors import BusyError, ConfigError, NotFoundError, StoreError
 from catalog.failures import RETRY_DELAYS, record_failed, record_unreadable_item
 from catalog.heads import branch_heads, branch_snapshots, branch_summary, tile_branches, tile_names
+from catalog.known import known_scenes, wanted_scenes
 from catalog.models import ASSETS, SCENE_REVISIONS, SCENES, SNAPSHOTS, TILES, Base
 from catalog.query import Query
 from catalog.recorded import AssetRecord, Commit, CrawlCounts, IndexedScene, KnownRepository
-from catalog.records import known_scenes, record_indexed, record_pending, wanted_scenes
+from catalog.records import record_indexed, record_pending
 from catalog.registry import (
     begin_crawl,
     finish_crawl,

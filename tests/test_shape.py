@@ -31,7 +31,7 @@ ORDER = [
     {"file_check", "itemless"},
     {"recorded", "portable_sql", "models", "database"},
     {"views", "mosaic_array", "opening"},
-    {"registry", "tiles", "assets", "failures", "records", "heads", "status"},
+    {"registry", "tiles", "assets", "failures", "known", "records", "heads", "status"},
     {"query", "selection", "lease", "expiry", "watches", "report", "revisit"},
     {"recovery", "committer", "sieve", "sync", "crawl", "rebuild", "upkeep"},
     {"stored_scene", "overview", "lookup", "preview"},
@@ -48,9 +48,9 @@ STORE = {
 }  # fmt: skip
 SQL = {
     "sqlalchemy", "catalog.portable_sql", "catalog.models", "catalog.database", "catalog.registry",
-    "catalog.tiles", "catalog.assets", "catalog.failures", "catalog.records", "catalog.heads",
-    "catalog.status", "catalog.sieve", "catalog.sync", "catalog.selection", "catalog.lease",
-    "catalog.expiry", "catalog.watches",
+    "catalog.tiles", "catalog.assets", "catalog.failures", "catalog.known", "catalog.records",
+    "catalog.heads", "catalog.status", "catalog.sieve", "catalog.sync", "catalog.selection",
+    "catalog.lease", "catalog.expiry", "catalog.watches",
 }  # fmt: skip
 COMPOSERS = {
     "recovery",

@@ -19,7 +19,7 @@ from catalog.overview import overview
 pytest_plugins = ["stacks"]
 
 KEYS = {
-    "database", "repository", "scenes", "collections", "tiles", "counts", "outdated",
+    "database", "repository", "scenes", "collections", "tiles", "counts", "outdated", "duplicates",
     "unreadable_items", "newest", "lag_seconds", "branches", "snapshots", "watches", "crawls",
     "failures", "parked", "due", "store",
 }  # fmt: skip
@@ -131,7 +131,7 @@ def test_it_takes_as_many_statements_whatever_there_is(
 ) -> None:
     with seen.connect() as cat, statements(cat._engine) as sent:
         cat.status()
-    assert len(sent) == 6 + 3
+    assert len(sent) == 7 + 3
 
 
 def test_a_catalog_without_anything(stack: Stack) -> None:

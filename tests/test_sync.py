@@ -16,7 +16,7 @@ import xarray as xr
 from agreement import assert_agree, item_at
 from stacks import C1, DATES, SCENES, TILES, Stack, s3_client
 
-from catalog import committer, failures, records
+from catalog import committer, failures, known, records
 from catalog.cube_writer import scene_ids
 from catalog.errors import NotFoundError, SourceError, UsageError
 from catalog.setup import repair
@@ -38,7 +38,7 @@ def clock(monkeypatch: pytest.MonkeyPatch, moment: datetime) -> Iterator[None]:
             return moment.astimezone(tz)
 
     with monkeypatch.context() as patch:
-        for module in (failures, records):
+        for module in (failures, known, records):
             patch.setattr(module, "datetime", Clock)
         patch.setattr("catalog.sieve.datetime", Clock)
         yield
@@ -450,6 +450,8 @@ def test_an_acquisition_offered_twice_is_reported_and_the_newest_can_be_asked_fo
         assert again["id"] in newest.ids()
         assert first["id"] not in newest.ids()
         assert cat.search(ids=first["id"], newest=True).count() == 0
+    assert json.loads(stack.cli("status", "--json").stdout)["duplicates"] == 1
+    assert "1 an acquisition that is there twice" in stack.cli("status").stdout
     asked = stack.cli("search", "--tile", TILES[0], "--newest", "--format", "ids").stdout.split()
     assert (len(asked), again["id"] in asked) == (len(DATES), True)
     # The newer one gone, the older is the newest there is.

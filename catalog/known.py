@@ -1,0 +1,206 @@
+"""What a crawl looks up before it works: what is known of items, indexed of scenes, left to do.
+
+Inside the caller's transaction, with a number of statements that does not depend on how many are
+asked for. Knows no Icechunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection, and_, func, literal, null, or_, select, union_all
+
+from catalog.assets import asset_records, files_statement
+from catalog.models import ASSETS, BRANCHES, COLLECTIONS, ITEM_FAILURES, SCENES
+from catalog.portable_sql import one_of
+from catalog.recorded import IndexedState, KnownScene
+from catalog.scene import Scene, scene_from_json
+
+
+def known_scenes(
+    connection: Connection, repository_id: int, collection: str, ids: Iterable[str]
+) -> dict[str, KnownScene]:
+    """What is known of these items of a collection; unknown ones are absent. One statement."""
+    wanted = list(dict.fromkeys(ids))
+    if not wanted:
+        return {}
+    mine = COLLECTIONS.c.name == collection
+    held = func.aggregate_strings(ASSETS.c.band, " ")
+    bands = select(held).where(ASSETS.c.scene_id == SCENES.c.id).scalar_subquery().label("bands")
+    scenes = (
+        select(
+            SCENES.c.item_id,
+            SCENES.c.item_sha256,
+            SCENES.c.status,
+            SCENES.c.wanted_sha256,
+            BRANCHES.c.name,
+            SCENES.c.root,
+            SCENES.c.time_index,
+            SCENES.c.snapshot_id,
+            SCENES.c.refs_sha256,
+            SCENES.c.revision,
+            SCENES.c.attempts,
+            SCENES.c.next_attempt_at,
+            SCENES.c.last_error,
+            bands,
+            literal(0).label("unreadable"),
+        )
+        .join(COLLECTIONS, COLLECTIONS.c.id == SCENES.c.collection_id)
+        .join(BRANCHES, BRANCHES.c.id == SCENES.c.branch_id, isouter=True)
+        .where(SCENES.c.repository_id == repository_id, mine, one_of(SCENES.c.item_id, wanted))
+    )
+    failure = ITEM_FAILURES.c
+    unreadable = (
+        select(
+            failure.item_id,
+            failure.item_sha256,
+            literal("failed"),
+            failure.item_sha256,
+            *(null().label(f"absent_{n}") for n in range(5)),
+            literal(0),
+            failure.attempts,
+            failure.next_attempt_at,
+            failure.reason,
+            null().label("no_bands"),
+            literal(1),
+        )
+        .join(COLLECTIONS, COLLECTIONS.c.id == failure.collection_id)
+        .where(failure.repository_id == repository_id, mine, one_of(failure.item_id, wanted))
+    )
+    known: dict[str, KnownScene] = {}
+    failures: dict[str, KnownScene] = {}
+    for item_id, *values, names, is_failure in connection.execute(union_all(scenes, unreadable)):
+        values.append(frozenset((names or "").split()))
+        (failures if is_failure else known)[item_id] = KnownScene(*values)
+    for item_id, found in failures.items():
+        before = known.get(item_id)
+        if before is not None:
+            # The newest item is unreadable, an earlier one is not: its place stays known.
+            found = replace(
+                before,
+                wanted_sha256=found.wanted_sha256,
+                attempts=found.attempts,
+                next_attempt_at=found.next_attempt_at,
+                last_error=found.last_error,
+            )
+        known[item_id] = found
+    return known
+
+
+def wanted_scenes(
+    connection: Connection, repository_id: int, collection: str, ids: Iterable[str]
+) -> dict[str, Scene]:
+    """Those of the items whose indexing is outstanding, as they were when it was begun."""
+    statement = (
+        select(SCENES.c.item_id, SCENES.c.wanted)
+        .join(COLLECTIONS, COLLECTIONS.c.id == SCENES.c.collection_id)
+        .where(
+            SCENES.c.repository_id == repository_id,
+            COLLECTIONS.c.name == collection,
+            SCENES.c.wanted_sha256.is_not(None),
+            one_of(SCENES.c.item_id, list(ids)),
+        )
+    )
+    return {
+        item_id: scene_from_json(wanted)
+        for item_id, wanted in connection.execute(statement)
+        if wanted is not None
+    }
+
+
+def outstanding_scenes(
+    connection: Connection,
+    repository_id: int,
+    collection: str | None = None,
+    *,
+    limit: int,
+    after: int = 0,
+    now: datetime | None = None,
+) -> list[tuple[int, Scene]]:
+    """Scenes whose indexing was begun and not ended, and whose next attempt is due, as they were
+    then, each with a number to go on ``after``. One statement."""
+    scene, due = SCENES.c, now or datetime.now(UTC)
+    statement = (
+        select(scene.id, scene.wanted)
+        .where(
+            scene.repository_id == repository_id,
+            scene.id > after,
+            scene.wanted_sha256.is_not(None),
+            scene.wanted.is_not(None),
+            or_(scene.next_attempt_at.is_(None), scene.next_attempt_at <= due),
+        )
+        .order_by(scene.id)
+        .limit(limit)
+    )
+    if collection is not None:
+        keys = select(COLLECTIONS.c.id).where(COLLECTIONS.c.name == collection)
+        statement = statement.where(scene.collection_id.in_(keys))
+    return [(key, scene_from_json(wanted)) for key, wanted in connection.execute(statement)]
+
+
+def indexed_states(
+    connection: Connection, repository_id: int, collection: str, ids: Iterable[str]
+) -> dict[str, IndexedState]:
+    """What is indexed of these items of a collection. Two statements."""
+    scene = SCENES.c
+    statement = (
+        select(
+            scene.id,
+            scene.item_id,
+            scene.datetime,
+            scene.boa_offset,
+            scene.warnings,
+            scene.root,
+            scene.time_index,
+            scene.refs_sha256,
+        )
+        .join(COLLECTIONS, COLLECTIONS.c.id == scene.collection_id)
+        .where(
+            scene.repository_id == repository_id,
+            COLLECTIONS.c.name == collection,
+            scene.status == "indexed",
+            one_of(scene.item_id, list(ids)),
+        )
+    )
+    rows = connection.execute(statement).all()
+    files = asset_records(connection.execute(files_statement([row.id for row in rows])))
+    return {
+        row.item_id: IndexedState(
+            datetime=row.datetime,
+            boa_offset=row.boa_offset,
+            warnings=tuple(row.warnings),
+            root=row.root,
+            time_index=row.time_index,
+            refs_sha256=row.refs_sha256,
+            files=files.get(row.id, {}),
+        )
+        for row in rows
+    }
+
+
+def same_acquisitions(
+    connection: Connection, repository_id: int, collection: str, ids: Iterable[str]
+) -> dict[str, list[str]]:
+    """Those of these items that other indexed scenes of the collection are the same acquisition
+    as, with the ids of those. One statement."""
+    scene, other = SCENES.c, SCENES.alias("other")
+    same = ("acquisition", "tile", "collection_id", "repository_id")
+    statement = (
+        select(scene.item_id, other.c.item_id)
+        .join(other, and_(*(other.c[name] == scene[name] for name in same)))
+        .join(COLLECTIONS, COLLECTIONS.c.id == scene.collection_id)
+        .where(
+            scene.repository_id == repository_id,
+            COLLECTIONS.c.name == collection,
+            one_of(scene.item_id, list(ids)),
+            other.c.item_id != scene.item_id,
+            other.c.status == "indexed",
+        )
+        .order_by(scene.item_id, other.c.item_id)
+    )
+    found: dict[str, list[str]] = {}
+    for item, twin in connection.execute(statement):
+        found.setdefault(item, []).append(twin)
+    return found
