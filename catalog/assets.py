@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, delete, insert, select
 
 from catalog.bands import BANDS
-from catalog.models import ASSETS, SCENES
+from catalog.models import ASSETS, SCENE_REVISIONS, SCENES
 from catalog.portable_sql import one_of
 from catalog.recorded import AssetRecord, SceneRecord
+
+_ORDER = {band.name: place for place, band in enumerate(BANDS)}
 
 
 def assets_statement(records: Iterable[SceneRecord]) -> Select[Any]:
@@ -37,12 +40,27 @@ def files_statement(scenes: Sequence[int]) -> Select[Any]:
     )
 
 
+def past_assets(connection: Connection, record: SceneRecord) -> dict[str, AssetRecord]:
+    """The files of an earlier state of a scene by band; none where ``record`` is its present.
+    One statement."""
+    then = SCENE_REVISIONS.c
+    statement = select(then.assets).where(
+        then.scene_id == record.pk, then.recorded_at == record.recorded_at
+    )
+    files = connection.execute(statement).scalar() or []
+    found = {}
+    for file in sorted(files, key=lambda file: _ORDER.get(file["band"], len(_ORDER))):
+        taken = file["last_modified"]
+        moment = None if taken is None else datetime.fromisoformat(taken)
+        found[file["band"]] = AssetRecord(**file | {"last_modified": moment})
+    return found
+
+
 def asset_records(rows: Iterable[Row[Any]]) -> dict[int, dict[str, AssetRecord]]:
     """Files by ``SceneRecord.pk`` and band, in the order of ``bands.BANDS``."""
-    order = {band.name: place for place, band in enumerate(BANDS)}
     scenes: dict[int, dict[str, AssetRecord]] = {}
     for pk, *values in sorted(
-        map(tuple, rows), key=lambda row: (row[0], order.get(row[1], 99), row[1])
+        map(tuple, rows), key=lambda row: (row[0], _ORDER.get(row[1], len(_ORDER)), row[1])
     ):
         scenes.setdefault(pk, {})[values[0]] = AssetRecord(*values)
     return scenes

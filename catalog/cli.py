@@ -76,6 +76,14 @@ def init(database: str | None, repository: str | None, config: str | None, as_js
     is_flag=True,
     help="Of scenes that are the same acquisition, the one processed last.",
 )
+@click.option("--baseline", metavar="NN.NN", help="Processing baseline, such as 05.10.")
+@click.option("--cloud-cover", metavar="LOW,HIGH", help="Range in percent; an end may be absent.")
+@click.option("--updated-since", metavar="TIME",
+              help="Items that the source has changed since, by its own 'updated'.")  # fmt: skip
+@click.option("--filter", "cql2", metavar="CQL2", help="Condition, CQL2 text or JSON.")
+@click.option("--per-tile", type=click.Choice(["latest", "least_cloudy"]),
+              help="One scene of each tile.")  # fmt: skip
+@click.option("--as-of", metavar="TIME|SNAPSHOT", help="As the catalog knew scenes then.")
 @click.option("--sort", metavar="KEYS", help="Such as -datetime,cloud_cover [-datetime].")
 @click.option("--format", "style", type=click.Choice(["table", "json", "ids"]), default="table",
               show_default=True, help="Of the answer.")  # fmt: skip
@@ -93,6 +101,12 @@ def search(
     platform: str | None,
     status: str,
     newest: bool,
+    baseline: str | None,
+    cloud_cover: str | None,
+    updated_since: str | None,
+    cql2: str | None,
+    per_tile: str | None,
+    as_of: str | None,
     sort: str | None,
     style: str,
     database: str | None,
@@ -114,6 +128,12 @@ def search(
             platform=platform,
             status=status,
             newest=newest,
+            baseline=baseline,
+            cloud_cover=None if cloud_cover is None else _range(cloud_cover),
+            updated_since=updated_since,
+            filter=cql2,
+            per_tile=per_tile,
+            as_of=as_of,
             sort=sort,
         ).records()
     if as_json or style == "json":
@@ -123,6 +143,41 @@ def search(
             click.echo(record.id)
     else:
         _print_scenes(found)
+
+
+@main.command()
+@click.option("--since", metavar="TOKEN|TIME", help="Where an earlier feed ended, or a time, UTC.")
+@click.option("--limit", type=int, metavar="N", help="At most this many changes.")
+@settings_options
+@json_option
+def changes(
+    since: str | None,
+    limit: int | None,
+    database: str | None,
+    repository: str | None,
+    config: str | None,
+    as_json: bool,
+) -> None:
+    """What was indexed, changed or withdrawn, in the order in which it was recorded.
+
+    With --json one object a line, each with the token to go on behind it. Where the feed
+    goes on is said on stderr.
+    """
+    with _connect(database, repository, config) as cat:
+        feed = cat.changes(since, limit)
+    if as_json:
+        for change in feed:
+            click.echo(json.dumps(plain(change), ensure_ascii=False))
+    elif feed:
+        print_table(
+            ("recorded", "what", "scene", "snapshot"),
+            [
+                (f"{change.recorded_at:%Y-%m-%d %H:%M:%S}", change.kind, change.id,
+                 change.snapshot_id)
+                for change in feed
+            ],
+        )  # fmt: skip
+    click.echo(f"go on with --since {feed.token}", err=True)
 
 
 @main.command()
@@ -197,6 +252,15 @@ def demo(directory: Path) -> None:
 
 def _connect(database: str | None, repository: str | None, config: str | None) -> catalog.Catalog:
     return catalog.connect(database, repository=repository, config=config)
+
+
+def _range(text: str) -> tuple[float | None, ...]:
+    try:
+        return tuple(float(end) if end.strip() else None for end in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"malformed --cloud-cover {text!r}: write two percentages, 10,30"
+        ) from None
 
 
 def _print_scenes(found: Sequence[SceneRecord]) -> None:

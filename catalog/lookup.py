@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -18,17 +20,28 @@ import icechunk
 import numpy as np
 import xarray as xr
 
-from catalog import assets, database, heads, opening, registry, selection
+from catalog import assets, database, heads, opening, registry
+from catalog.answers import Asker, sort_values
+from catalog.changes import Changes, changes
 from catalog.errors import CatalogError, ConfigError, NotFoundError, UsageError
+from catalog.filter_tree import Filter
 from catalog.json_values import plain
 from catalog.overview import OVERDUE, overview
-from catalog.parse import parse_collection, parse_datetime, parse_several, parse_tile
+from catalog.parse import (
+    parse_collection,
+    parse_datetime,
+    parse_limit,
+    parse_several,
+    parse_tile,
+)
 from catalog.query import Query
 from catalog.recorded import AssetRecord, SceneRecord
 from catalog.repository import Repository
 from catalog.settings import Settings, load_settings
 from catalog.storage import absolute, measure
 from catalog.stored_scene import StoredScene
+from catalog.tile_boxes import TileBoxes
+from catalog.tokens import read_token, write_token
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,8 +74,27 @@ def connect(
     return Catalog(load_settings(database=database, repository=repository, config=config))
 
 
+_catalogs: weakref.WeakSet[Catalog] = weakref.WeakSet()
+_abandoned: list[Any] = []
+
+
+def _after_fork() -> None:
+    """In a child: the parent's connections are the parent's, and must not even be closed."""
+    for opened in list(_catalogs):
+        _abandoned.extend((opened._engine.pool, opened._repository, opened._store))
+        opened._engine.dispose(close=False)
+        opened._set_up()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 class Catalog:
-    """A SQL catalog and its Icechunk repository, for reading; safe to share between threads."""
+    """A SQL catalog and its Icechunk repository, for reading.
+
+    Safe to share between threads; pickles, and goes on in a forked child, with connections of
+    its own there.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -76,11 +108,20 @@ class Catalog:
         except CatalogError:
             self._engine.dispose()
             raise
+        self._set_up()
+        _catalogs.add(self)
+
+    def _set_up(self) -> None:
+        self._tiles = TileBoxes()
         self._lock = threading.Lock()
         self._repository: Repository | None = None
         # No repository has 0: a catalog without one holds nothing.
         self._repository_key = self._known.key if self._known else 0
         self._store = lru_cache(STORES)(self._open_store)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Elsewhere it is opened anew: connections do not travel.
+        return Catalog, (self.settings,)
 
     def __repr__(self) -> str:
         where = database.shown(self.settings.database)
@@ -131,6 +172,10 @@ class Catalog:
         baseline: str | Iterable[str] | None = None,
         status: str | Iterable[str] | None = "indexed",
         newest: bool = False,
+        updated_since: Any = None,
+        filter: str | Mapping[str, Any] | Filter | None = None,
+        per_tile: str | None = None,
+        as_of: datetime | str | None = None,
         sort: str | Iterable[str] | None = None,
         limit: int | None = None,
     ) -> Scenes:
@@ -156,6 +201,10 @@ class Catalog:
                 baseline=baseline,
                 status=status,
                 newest=newest,
+                updated_since=updated_since,
+                filter=filter,
+                per_tile=per_tile,
+                as_of=as_of,
                 sort=sort,
                 limit=limit,
             ),
@@ -175,6 +224,23 @@ class Catalog:
             names = ", ".join(sorted(scene.record.collection for scene in found))
             raise UsageError(f"scene {id!r} is in collections {names}: say which")
         return found[0]
+
+    def changes(self, since: datetime | str | None = None, limit: int | None = None) -> Changes:
+        """What was indexed, changed or withdrawn, in the order in which it was recorded.
+
+        ``changes(since=feed.token)`` goes on where ``feed`` ended: a change is met once, whatever
+        is recorded meanwhile.
+
+        Args:
+            since: the token of a feed or of one of its changes, or a time (inclusive; naive is
+                UTC) by the catalog's own ``recorded_at``; None for everything.
+            limit: at most so many.
+
+        Raises:
+            UsageError: ``since`` is no time and no token, or one of another repository.
+        """
+        with database.read_statements(self._engine) as connection:
+            return changes(connection, self._repository_key, since, limit)
 
     def cube(
         self,
@@ -404,17 +470,20 @@ class Catalog:
 
     def _answer(self, query: Query, as_of: AsOf) -> tuple[list[SceneRecord], dict[str, str]]:
         """The indexed scenes that answer, and the snapshot to read each of their branches at: what
-        the catalog records at one moment."""
-        if as_of is not None:
+        the catalog records at one moment; at ``query.as_of`` unless ``as_of`` is given."""
+        given = as_of is not None
+        if given and query.as_of is None:
             # Scenes that were withdrawn since were there.
             query = replace(query, status=None)
         with database.read_transaction(self._engine) as connection:
-            asked = selection.statement(query, repository_id=self._repository_key)
+            asker = Asker(connection, self._repository_key, self._tiles)
             records = [
                 record
-                for record in selection.answer(query, connection.execute(asked))
-                if record.branch is not None and (as_of is not None or record.status == "indexed")
+                for record in asker.records(query)
+                if record.branch is not None and (given or record.status == "indexed")
             ]
+            if as_of is None and query.as_of is not None:
+                as_of = asker.moment(query)
             branches = {record.branch for record in records if record.branch is not None}
             if as_of is None or not records:
                 known = heads.branch_heads(connection, self._repository_key)
@@ -480,13 +549,38 @@ class Catalog:
     def _open_store(self, snapshot_id: str) -> icechunk.IcechunkStore:
         return self.repository.store(snapshot_id)
 
+    @contextmanager
+    def _asking(self) -> Iterator[Asker]:
+        with database.read_statements(self._engine) as connection:
+            yield Asker(connection, self._repository_key, self._tiles)
+
     def _handle(self, record: SceneRecord) -> StoredScene:
         return StoredScene(record, self._assets, self._store, self.settings.repository)
 
     def _assets(self, record: SceneRecord) -> Mapping[str, AssetRecord]:
         with database.read_transaction(self._engine) as connection:
+            if past := assets.past_assets(connection, record):
+                return past
             rows = connection.execute(assets.assets_statement([record]))
             return assets.asset_records(rows).get(record.pk, {})
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Sequence[StoredScene]):
+    """Some scenes of an answer, in order, and where it goes on."""
+
+    records: tuple[SceneRecord, ...]
+    token: str | None
+    """For the next page; None on the last."""
+    _catalog: Catalog = field(repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self._catalog._handle(record) for record in self.records[index]]
+        return self._catalog._handle(self.records[index])
 
 
 class Scenes:
@@ -502,18 +596,58 @@ class Scenes:
         return f"<Scenes {self.query}>"
 
     def records(self) -> list[SceneRecord]:
-        """The scenes' records, in order. One statement."""
-        with database.read_transaction(self._catalog._engine) as connection:
-            asked = selection.statement(self.query, repository_id=self._catalog._repository_key)
-            return list(selection.answer(self.query, connection.execute(asked)))
+        """The scenes' records, in order. One statement; for a place two or three."""
+        with self._catalog._asking() as asker:
+            return asker.records(self.query)
 
     def count(self) -> int:
-        """How many scenes there are, without fetching them. One statement."""
-        with database.read_transaction(self._catalog._engine) as connection:
-            asked = selection.count_statement(
-                self.query, repository_id=self._catalog._repository_key
-            )
-            return selection.counted(self.query, connection.execute(asked))
+        """How many scenes there are, without fetching them. One statement; for a place two."""
+        with self._catalog._asking() as asker:
+            return asker.count(self.query)
+
+    def page(self, token: str | None = None, limit: int = 100) -> Page:
+        """The next scenes in order: a walk over any number of them, from any process.
+
+        A walk meets every scene once, however many tie, whatever is added meanwhile. What it is
+        sorted by may change under it: ``search(as_of=…)`` stands still.
+
+        Args:
+            token: of the page before; None for the first. Good for the same question only.
+            limit: at most so many; the question's own limit holds for the whole walk.
+
+        Raises:
+            UsageError: the token is none, damaged, or of another question.
+        """
+        size = parse_limit(limit)
+        assert size is not None
+        query, left, after = self.query, self.query.limit, None
+        asked = [self._catalog._repository_key, query.fingerprint]
+        if token is not None:
+            repository, fingerprint, left, *place = read_token("page", token)
+            if [repository, fingerprint] != asked or len(place) != len(query.sort) + 1:
+                raise UsageError("this token is of the pages of another question")
+            after = tuple(place)
+        wanted = size if left is None else min(size, left)
+        with self._catalog._asking() as asker:
+            # One more than wanted tells whether there is another page.
+            found = asker.records(replace(query, limit=wanted + 1), after=after)
+        more = len(found) > wanted
+        found = found[:wanted]
+        left = None if left is None else left - wanted
+        following = None
+        if more and left != 0:
+            following = write_token("page", [*asked, left, *sort_values(query, found[-1])])
+        return Page(tuple(found), following, self._catalog)
+
+    def pages(self, size: int = 100) -> Iterator[Page]:
+        """Every page of ``size`` scenes; each is asked when it is its turn."""
+        token: str | None = None
+        while True:
+            page = self.page(token, size)
+            yield page
+            token = page.token
+            if token is None:
+                return
 
     def ids(self) -> list[str]:
         """Item ids, in order."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection
 
-from catalog import heads, selection, watches
+from catalog import heads, watches
+from catalog.answers import Asker
 from catalog.json_values import plain
 from catalog.query import Query
 from catalog.recorded import Failure
 from catalog.status import duplicate_count, status_counts
+from catalog.tile_boxes import TileBoxes
 from catalog.watches import Watch
 
 OVERDUE = timedelta(hours=26)
@@ -22,7 +23,8 @@ OVERDUE = timedelta(hours=26)
 def overview(
     connection: Connection, repository_id: int, *, now: datetime, overdue_after: timedelta = OVERDUE
 ) -> dict[str, Any]:
-    """Keys are a contract. Seven statements, and one for each watch.
+    """Keys are a contract. Seven statements, and one for each watch (for a
+    place at most four).
 
     - ``scenes``, ``collections``, ``tiles``: scenes by status, collection and tile;
     - ``counts``: the same as rows of ``collection``, ``tile``, ``status``, ``scenes``;
@@ -91,8 +93,8 @@ def _watch(
         sort="-datetime",
         limit=1,
     )
-    rows = connection.execute(selection.statement(question, repository_id=repository_id))
-    newest = next((r.datetime for r in islice(selection.answer(question, rows), 1)), None)
+    found = Asker(connection, repository_id, TileBoxes()).records(question)
+    newest = found[0].datetime if found else None
     since = watch.last_finished_at or watch.created_at
     return {
         **plain(watch),

@@ -183,3 +183,84 @@ def _unindexed_sqlite(element: unindexed, compiler: Any, **kw: Any) -> str:
 def upsert(dialect: str, table: Table) -> Any:
     """INSERT for ``ON CONFLICT``: the same methods on both, without a common class."""
     return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+
+
+class one_of_these(one_of):
+    """``one_of`` whose values come with the execution, as the list of a named parameter."""
+
+    inherit_cache = True
+
+    def __init__(self, column: ColumnElement[Any], name: str) -> None:
+        item = BigInteger() if isinstance(column.type, Integer) else String()
+        FunctionElement.__init__(self, column, bindparam(name, type_=_Values(item)))
+
+
+class bytewise(FunctionElement[Any]):
+    """Text that sorts as its UTF-8 bytes do, and whose ``lower`` knows A to Z only.
+
+    PostgreSQL has that from a cluster's locale otherwise; SQLite has it always.
+    """
+
+    inherit_cache = True
+
+    def __init__(self, column: ColumnElement[Any]) -> None:
+        super().__init__(column)
+        self.type = column.type
+
+
+@compiles(bytewise)
+def _bytewise(element: bytewise, compiler: Any, **kw: Any) -> str:
+    (column,) = element.clauses
+    return str(compiler.process(column, **kw))
+
+
+@compiles(bytewise, "postgresql")
+def _bytewise_postgresql(element: bytewise, compiler: Any, **kw: Any) -> str:
+    (column,) = element.clauses
+    return f'(({compiler.process(column, **kw)}) COLLATE "C")'
+
+
+class GlobPattern(TypeDecorator[str]):
+    """A pattern of LIKE (``%``, ``_``, backslash before either), as ``like_exactly`` needs it."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is None or dialect.name == "postgresql":
+            return value
+        # SQLite's LIKE takes A for a; its GLOB does not.
+        return _LIKE_TOKEN.sub(
+            lambda token: _GLOB.get(token[0]) or _GLOB_LITERAL.get(token[0][-1], token[0][-1]),
+            value,
+        )
+
+
+_LIKE_TOKEN = re.compile(r"\\?.", re.DOTALL)
+_GLOB = {"%": "*", "_": "?"}
+_GLOB_LITERAL = {character: f"[{character}]" for character in "*?["}
+
+
+class like_exactly(FunctionElement[bool]):
+    """Text that is as a ``GlobPattern``; A is not a on either database."""
+
+    inherit_cache = True
+    type = Boolean()
+
+    def __init__(self, column: ColumnElement[Any], pattern: ColumnElement[Any]) -> None:
+        super().__init__(column, pattern)
+
+    def self_group(self, against: Any = None) -> Any:
+        return self
+
+
+@compiles(like_exactly, "sqlite")
+def _like_sqlite(element: like_exactly, compiler: Any, **kw: Any) -> str:
+    text, pattern = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"({text} GLOB {pattern})"
+
+
+@compiles(like_exactly, "postgresql")
+def _like_postgresql(element: like_exactly, compiler: Any, **kw: Any) -> str:
+    text, pattern = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"({text} LIKE {pattern})"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
 from typing import Any
 
 from shapely.geometry.base import BaseGeometry
 
 from catalog.area import box_geometry, parse_geometry
 from catalog.errors import UsageError
+from catalog.filter_tree import Filter, parse_filter
 from catalog.parse import (
     Box,
     TimeRange,
@@ -27,6 +31,15 @@ from catalog.parse import (
 from catalog.recorded import STATUSES
 
 SORT_KEYS = ("datetime", "cloud_cover", "id", "updated")
+PER_TILE: dict[str, tuple[tuple[str, bool], ...]] = {
+    "latest": (("datetime", True),),
+    "least_cloudy": (("cloud_cover", False), ("datetime", True)),
+}
+"""Which scene of a tile → the order it is the first of."""
+_SNAPSHOT = re.compile(r"[0-9A-Z]{20}", re.ASCII)
+
+Instant = datetime
+"""``datetime`` where a field has its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +63,13 @@ class Query:
     status: tuple[str, ...] | None = ("indexed",)
     newest: bool = False
     """Of scenes that are the same acquisition, only the one processed last."""
+    updated_since: Instant | None = None
+    """The source's ``updated``, inclusive; scenes without it do not match."""
+    filter: Filter | None = None
+    per_tile: str | None = None
+    """A key of ``PER_TILE``: of the scenes of a tile that match, this one."""
+    as_of: Instant | str | None = None
+    """An instant, or the id of a snapshot: that of its recording."""
     sort: tuple[tuple[str, bool], ...] = (("datetime", True),)
     """(key, descending); ties are broken by the catalog's own number of the scene."""
     limit: int | None = None
@@ -70,6 +90,10 @@ class Query:
         baseline: str | Iterable[str] | None = None,
         status: str | Iterable[str] | None = "indexed",
         newest: bool = False,
+        updated_since: Any = None,
+        filter: str | Mapping[str, Any] | Filter | None = None,
+        per_tile: str | None = None,
+        as_of: Instant | str | None = None,
         sort: str | Iterable[str] | None = None,
         limit: int | None = None,
     ) -> Query:
@@ -89,6 +113,14 @@ class Query:
                 a date or datetime (naive is UTC), or a pair of these with None as open.
             max_cloud_cover: percent, inclusive.
             cloud_cover: (low, high) percent, inclusive; None is open.
+            updated_since: a time as for ``datetime``, from its start: scenes whose item the
+                source has changed since, by its own ``updated``. Where a source has none
+                (Planetary Computer), no scene matches.
+            filter: CQL2, text or JSON: ``filter_tree.parse_filter``. Beside the others.
+            per_tile: ``latest`` or ``least_cloudy`` (of two as clear, the later): of the scenes
+                of each tile that match all the rest, that one.
+            as_of: a time (aware, or ISO text, up to its end) or a snapshot id: scenes as the
+                catalog knew them then.
             sort: ``datetime``, ``cloud_cover``, ``id``, ``updated``, each with ``-`` for
                 descending; several with commas. Newest first where not given.
             limit: at most so many scenes.
@@ -110,6 +142,10 @@ class Query:
             baseline=parse_several(baseline, parse_baseline),
             status=parse_several(None if status == "any" else status, _status),
             newest=bool(newest),
+            updated_since=_since(updated_since),
+            filter=None if filter is None else parse_filter(filter),
+            per_tile=_per_tile(per_tile),
+            as_of=_as_of(as_of),
             sort=_sort(sort),
             limit=parse_limit(limit),
         )
@@ -118,6 +154,61 @@ class Query:
     def area(self) -> BaseGeometry | None:
         """What footprints have to touch, degrees; None where no place was asked for."""
         return self.intersects if self.bbox is None else box_geometry(self.bbox)
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for questions that differ in their limit alone; 16 hex digits."""
+        parts = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, BaseGeometry):
+                value = value.wkb_hex
+            elif isinstance(value, Filter):
+                value = value.text
+            if field.name != "limit":
+                parts.append(f"{field.name}={value!r}")
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _since(given: Any) -> datetime | None:
+    if given is None:
+        return None
+    start, end = parse_datetime(given)
+    if (
+        start is None
+        or (isinstance(given, str) and "/" in given)
+        or isinstance(given, list | tuple)
+    ):
+        raise UsageError(f"malformed updated_since {given!r}: write a time, no range")
+    assert end is not None
+    return start
+
+
+def _per_tile(given: str | None) -> str | None:
+    if given is not None and given not in PER_TILE:
+        raise UsageError(f"per_tile {given!r} is unknown; known are {', '.join(PER_TILE)}")
+    return given
+
+
+def _as_of(given: datetime | str | None) -> datetime | str | None:
+    if given is None:
+        return None
+    if isinstance(given, datetime):
+        if given.tzinfo is None:
+            raise UsageError(f"as_of={given!r} has no time zone")
+        return given
+    if isinstance(given, str) and _SNAPSHOT.fullmatch(given.strip()):
+        return given.strip()
+    end = None
+    if isinstance(given, str) and "/" not in given:
+        try:
+            # The end of the day, month or second that was named.
+            end = parse_datetime(given)[1]
+        except UsageError:
+            end = None
+    if end is None:
+        raise UsageError(f"malformed as_of {given!r}: write a time, or the id of a snapshot")
+    return end
 
 
 def _status(text: str) -> str:

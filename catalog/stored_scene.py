@@ -67,6 +67,11 @@ class StoredScene:
             NotFoundError: the scene is not indexed, or withdrawn: what it was is at the earlier
                 snapshots of its branch.
         """
+        if self.record.snapshot_id is None and self.record.status == "indexed":
+            raise NotFoundError(
+                f"{self.record.id}: the snapshot of its state of "
+                f"{self.record.recorded_at:%Y-%m-%dT%H:%M:%SZ} has expired"
+            )
         if self.record.snapshot_id is None or self.record.status == "withdrawn":
             reason = f": {self.record.last_error}" if self.record.last_error else ""
             if self.record.status == "withdrawn":

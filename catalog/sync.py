@@ -13,11 +13,13 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from catalog import failures, selection
+from catalog import failures
+from catalog.answers import Asker
 from catalog.errors import UsageError
 from catalog.query import Query
 from catalog.stac_query import StacQuery
 from catalog.stac_search import search_items
+from catalog.tile_boxes import TileBoxes
 
 PAGE = 100
 """Ids asked for at once."""
@@ -78,16 +80,16 @@ def scope(url: str, query: StacQuery) -> Scope:
 def missing(
     connection: Connection, repository_id: int, scope: Scope, seen: set[int]
 ) -> list[Missing]:
-    """Scenes of the scope whose ids (by ``hash``) were not seen, tile by tile. One statement, and
-    one more where the scope is a whole collection.
+    """Scenes of the scope whose ids (by ``hash``) were not seen, tile by tile. One statement (for
+    a place three), and one more where the scope is a whole collection.
 
     Two ids with one hash are taken for one: a scene that is gone may stay, none is lost.
     """
     by_id = replace(scope.query, sort=(("id", False),))
-    asked = selection.statement(by_id, repository_id=repository_id)
+    asker = Asker(connection, repository_id, TileBoxes())
     found = [
         Missing(record.id, record.tile, record.status == "indexed")
-        for record in selection.answer(scope.query, connection.execute(asked))
+        for record in asker.each(by_id)
         if hash(record.id) not in seen and (record.status != "withdrawn" or record.attempts)
     ]
     found.sort(key=lambda scene: (scene.tile or "", scene.id))

@@ -129,10 +129,15 @@ def test_statements_per_question(crawled: Stack, statements: Statements) -> None
 
         assert cost(lambda: cat.search(tile="10TFR", bbox=(-180, -90, 180, 90))) == 0
         assert cost(lambda: list(cat.search())) == 1
-        assert cost(lambda: cat.search(bbox=(-122, 45, -120, 47)).count()) == 1
+        # The boxes of tiles are read once; then whether they have changed is asked.
+        assert cost(lambda: cat.search(bbox=(-122, 45, -120, 47)).count()) == 3
+        assert cost(lambda: cat.search(bbox=(-122, 45, -120, 47)).count()) == 2
+        assert cost(lambda: cat.search(bbox=(-122, 45, -120, 47)).page()) == 2
+        assert cost(cat.changes) == 1
         assert cost(lambda: cat.search().to_pandas()) == 1
         assert cost(lambda: cat.scene(scene.id)) == 1
-        assert cost(lambda: cat.scene(scene.id).assets) == 2
+        # Has the scene another state by now? And then its files.
+        assert cost(lambda: cat.scene(scene.id).assets) == 3
         assert cost(lambda: scene.open(resolution=20)) == 0
         assert cost(lambda: cat.cube("10TFR")) == 1
         assert cost(lambda: cat.cube("10TFR", as_of=scene.snapshot_id)) == 2
@@ -397,3 +402,20 @@ def test_connect(crawled: Stack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         assert cat.search().count() == SCENES, "no repository is needed to ask"
         with pytest.raises(ConfigError, match=r"no repository at .*none: run `cogcat init`"):
             cat.cube("10TFR")
+
+
+def test_a_search_of_the_past_reads_pixels_of_the_past(stack: Stack) -> None:
+    stack.crawl(tiles=["10TFR"], datetime="2023-03", bands=["scl"])
+    with stack.connect() as cat:
+        (first,) = cat.search()
+        stack.crawl(tiles=["10TFR"], bands=["scl"])
+        for as_of in (first.recorded_at, first.snapshot_id):
+            then = cat.search(tile="10TFR", as_of=as_of)
+            assert then.ids() == [first.id]
+            cube = then.to_xarray(bands=["scl"])
+            assert list(cube.scene.values) == [first.id]
+            assert first.snapshot_id in str(cube.attrs)
+            expected = first.open(bands=["scl"])["scl"]
+            np.testing.assert_array_equal(next(iter(then)).open(bands=["scl"])["scl"], expected)
+            np.testing.assert_array_equal(cube["scl"][0], expected)
+        assert cat.search().to_xarray(bands=["scl"]).sizes["time"] == 3

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from shapely import box, wkb
 from sqlalchemy import Engine
 
+from catalog.answers import Asker, sort_values
 from catalog.assets import asset_records, assets_statement
 from catalog.database import migrate, open_engine, read_transaction, write_transaction
 from catalog.errors import UsageError
@@ -30,8 +31,9 @@ from catalog.recorded import Commit, IndexedScene, SceneRecord
 from catalog.records import record_indexed, record_pending
 from catalog.registry import begin_crawl, register_collection, register_repository
 from catalog.scene import Scene
-from catalog.selection import answer, count_statement, counted, statement
+from catalog.selection import shape_of, statement, values_of
 from catalog.stac_query import StacQuery
+from catalog.tile_boxes import TileBoxes
 
 Statements = Callable[[Engine], AbstractContextManager[list[str]]]
 START = datetime(2023, 1, 1, tzinfo=UTC)
@@ -112,12 +114,12 @@ class Filled:
 
 def _ask(engine: Engine, query: Query) -> list[SceneRecord]:
     with read_transaction(engine) as connection:
-        return list(answer(query, connection.execute(statement(query))))
+        return Asker(connection, None, TileBoxes()).records(query)
 
 
 def _count(engine: Engine, query: Query) -> int:
     with read_transaction(engine) as connection:
-        return counted(query, connection.execute(count_statement(query)))
+        return Asker(connection, None, TileBoxes()).count(query)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -290,9 +292,10 @@ def test_pages_neither_skip_nor_repeat(
     query = Query.parse(**question | {"limit": size}, **place)
     found: list[SceneRecord] = []
     with read_transaction(filled.engine) as connection:
+        asker = Asker(connection, None, TileBoxes())
         while True:
-            after = found[-1] if found else None
-            page = list(answer(query, connection.execute(statement(query, after=after))))
+            after = sort_values(query, found[-1]) if found else None
+            page = asker.records(query, after=after)
             if not page:
                 break
             found += page
@@ -309,17 +312,38 @@ def test_ids_one_and_thousands(filled: Filled) -> None:
     assert _ask(filled.engine, Query.parse(ids=[])) == []
 
 
-def test_one_statement_a_question(filled: Filled, statements: Statements) -> None:
-    query = Query.parse(bbox=(-180, -90, 180, 90), datetime="2023", max_cloud_cover=50, status=None)
-    with statements(filled.engine) as seen:
-        records = _ask(filled.engine, query)
-    assert len(records) > 100
-    assert len(seen) == 1
-    with statements(filled.engine) as seen:
-        _count(filled.engine, query)
-        with read_transaction(filled.engine) as connection:
+def test_statements_a_question(filled: Filled, statements: Statements) -> None:
+    world: dict[str, Any] = {"bbox": (-180, -90, 180, 90), "status": None}
+    corner = {"intersects": "POINT (-120.15 44.9)"}
+    cql = "S_INTERSECTS(geometry, BBOX(0, 0, 50, 90)) OR NOT eo:cloud_cover < 50"
+    with read_transaction(filled.engine) as connection:
+        asker = Asker(connection, None, TileBoxes())
+        asker.records(Query.parse(**world))
+
+        def cost(question: dict[str, Any], *, count: bool = False) -> int:
+            query = Query.parse(**question)
+            with statements(filled.engine) as seen:
+                asker.count(query) if count else asker.records(query)
+            return len(seen)
+
+        assert cost({"datetime": "2023", "max_cloud_cover": 50, "ids": ["a", "b"]}) == 1
+        assert cost({"datetime": "2023"}, count=True) == 1
+        assert cost({"filter": "eo:cloud_cover < 50 OR platform IS NULL", "newest": True}) == 1
+        assert cost({"per_tile": "latest"}) == 1
+        assert cost({"as_of": START}) == 1
+        # Has the table of tiles changed? And then the question.
+        assert cost(world) == 2
+        assert cost(world, count=True) == 2
+        assert cost({"filter": cql}) == 2
+        assert cost(world | {"limit": 10}) == 2
+        # Too many of the first rows do not touch the place; a tile's best does not.
+        assert cost(corner | {"limit": 3, "status": None}) <= 3
+        assert cost(corner | {"per_tile": "latest", "status": None}) <= 3
+        records = asker.records(Query.parse(**world))
+        with statements(filled.engine) as seen:
             assert asset_records(connection.execute(assets_statement(records))) == {}
-    assert len(seen) == 2
+        assert len(records) > 100
+        assert len(seen) == 1
 
 
 def test_tiles_of_the_antimeridian_have_narrow_boxes(filled: Filled) -> None:
@@ -345,11 +369,14 @@ def test_tiles_of_the_antimeridian_have_narrow_boxes(filled: Filled) -> None:
 def test_sqlite_uses_the_index(filled: Filled, question: dict[str, Any], index: str) -> None:
     if filled.engine.dialect.name != "sqlite":
         pytest.skip("EXPLAIN QUERY PLAN is SQLite's")
+    query = Query.parse(**question)
     with read_transaction(filled.engine) as connection:
-        text = statement(Query.parse(**question)).compile(
-            connection, compile_kwargs={"render_postcompile": True}
-        )
-        values = tuple(text.construct_params()[name] for name in text.positiontup or ())
+        asker = Asker(connection, None, TileBoxes())
+        places = asker._places(query)
+        shape = shape_of(query, places, repository=False, limited=query.limit is not None)
+        given = values_of(query, places, repository_id=None, limit=query.limit)
+        text = statement(shape).compile(connection, compile_kwargs={"render_postcompile": True})
+        values = tuple(text.construct_params(given)[name] for name in text.positiontup or ())
         bind = text._bind_processors
         values = tuple(
             bind[name](value) if name in bind else value

@@ -14,6 +14,7 @@ from conftest import make_scene
 from sqlalchemy import Engine, delete, select, text
 from sqlalchemy.exc import IntegrityError
 
+from catalog.answers import Asker
 from catalog.assets import asset_records, assets_statement
 from catalog.database import read_transaction, write_transaction
 from catalog.errors import BusyError, ConfigError, NotFoundError, StoreError
@@ -33,9 +34,9 @@ from catalog.registry import (
     register_sources,
 )
 from catalog.scene import Scene, scene_to_json
-from catalog.selection import answer, count_statement, counted, statement
 from catalog.settings import BUILT_IN_SOURCES
 from catalog.status import status_counts
+from catalog.tile_boxes import TileBoxes
 from catalog.tiles import tile_box
 
 C1 = "sentinel-2-c1-l2a"
@@ -151,7 +152,7 @@ def test_a_scene_from_pending_to_indexed(engine: Engine) -> None:
         assert heads[f"{C1}/10TFR"].origin == (600000.0, 5000040.0)
 
         query = Query.parse(ids=scene.id)
-        (record,) = answer(query, connection.execute(statement(query)))
+        (record,) = Asker(connection, None, TileBoxes()).records(query)
         assert record.repository == "s3://bucket/repo"
         assert record.warnings == ("no band wvp", "nodata differs")
         assert (record.datetime, record.bbox) == (scene.datetime, scene.bbox)
@@ -473,10 +474,9 @@ def test_two_repositories_of_one_database_are_kept_apart(engine: Engine) -> None
         assert [row.scenes for row in branch_summary(connection, two)] == [1]
         asked = Query.parse(sort="id")
         for repository, names in ((one, ["both", "here"]), (two, ["both"]), (None, None)):
-            rows = connection.execute(statement(asked, repository_id=repository))
-            answers = list(answer(asked, rows))
-            count = connection.execute(count_statement(asked, repository_id=repository))
-            assert counted(asked, count) == len(answers)
+            asker = Asker(connection, repository, TileBoxes())
+            answers = asker.records(asked)
+            assert asker.count(asked) == len(answers)
             if names:
                 assert [scene.id for scene in answers] == names
         assert sorted(scene.repository for scene in answers) == [

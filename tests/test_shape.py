@@ -32,7 +32,9 @@ ORDER = [
     {"recorded", "portable_sql", "models", "database"},
     {"views", "mosaic_array", "opening"},
     {"registry", "tiles", "assets", "failures", "known", "records", "heads", "status"},
-    {"query", "selection", "lease", "expiry", "watches", "report", "revisit"},
+    {"filter_tree", "query", "tokens", "filter_sql", "scene_rows"},
+    {"selection", "tile_boxes", "answers"},
+    {"changes", "lease", "expiry", "watches", "report", "revisit"},
     {"recovery", "committer", "sieve", "sync", "crawl", "rebuild", "upkeep"},
     {"stored_scene", "overview", "lookup", "preview"},
     {"setup", "__init__"},
@@ -51,6 +53,8 @@ SQL = {
     "catalog.tiles", "catalog.assets", "catalog.failures", "catalog.known", "catalog.records",
     "catalog.heads", "catalog.status", "catalog.sieve", "catalog.sync", "catalog.selection",
     "catalog.lease", "catalog.expiry", "catalog.watches",
+    "catalog.filter_sql", "catalog.scene_rows", "catalog.tile_boxes", "catalog.answers",
+    "catalog.changes",
 }  # fmt: skip
 COMPOSERS = {
     "recovery",
