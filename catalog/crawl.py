@@ -330,15 +330,19 @@ class Crawl:
         reading = deque(sorted(tasks, key=lambda pair: pair[0].datetime))
         del tasks
         same: list[Ready] = []
+        left: list[asyncio.Task[Ready]] = []
         gone: SourceError | None = None
         try:
             while reading:
                 scene, task = reading[0]
                 while not (task.done() or self._stop.is_set()):
                     await asyncio.wait({task}, timeout=_LOOK)
-                if self._stop.is_set():
-                    break
                 reading.popleft()
+                if not task.done():
+                    # Stopping: what is read is written, the rest stays pending.
+                    task.cancel()
+                    left.append(task)
+                    continue
                 try:
                     ready = task.result()
                 except SourceError as error:
@@ -363,9 +367,10 @@ class Crawl:
                     fullest = max(self._waiting, key=lambda key: len(self._waiting[key]))
                     await self._flush(fullest, committer)
         finally:
-            for _, left in reading:
-                left.cancel()
-            await asyncio.gather(*(left for _, left in reading), return_exceptions=True)
+            for _, task in reading:
+                task.cancel()
+                left.append(task)
+            await asyncio.gather(*left, return_exceptions=True)
         if same:
             await asyncio.to_thread(committer.record_same, same, work.states)
             self._in_hand -= {ready.key for ready in same}

@@ -23,8 +23,8 @@ CONNECT_TIMEOUT = timedelta(seconds=10)
 READ_TIMEOUT = timedelta(seconds=30)
 """Until an object store begins to answer one try, and between two pieces of its answer."""
 TRIES = 8
-"""Of one request; icechunk scatters the pauses between them, from 0.1 s to ``LONGEST_PAUSE``."""
-LONGEST_PAUSE = timedelta(seconds=15)
+"""Of one request; icechunk scatters the pauses between them."""
+FIRST_PAUSE, LONGEST_PAUSE = timedelta(milliseconds=100), timedelta(seconds=15)
 
 Options = Mapping[str, str]
 """``region``, ``endpoint`` and ``anonymous`` of an S3 repository."""
@@ -77,7 +77,9 @@ def request_settings() -> icechunk.StorageSettings:
         # One request per chunk: by default icechunk splits a read of a few hundred KB.
         concurrency=icechunk.StorageConcurrencySettings(max_concurrent_requests_for_object=1),
         retries=icechunk.StorageRetriesSettings(
-            max_tries=TRIES, max_backoff_ms=LONGEST_PAUSE // milliseconds
+            max_tries=TRIES,
+            initial_backoff_ms=FIRST_PAUSE // milliseconds,
+            max_backoff_ms=LONGEST_PAUSE // milliseconds,
         ),
         timeouts=icechunk.StorageTimeoutSettings(
             connect_timeout_ms=CONNECT_TIMEOUT // milliseconds,

@@ -185,7 +185,8 @@ def test_pixels_are_rasterios(
     if resampling == "nearest":
         assert (difference > 0).mean() < 0.002
     else:
-        assert np.quantile(difference, 0.99) <= 1
+        # It places pixels to an eighth, along rows of one length or another.
+        assert np.quantile(difference, 0.98) <= 1
     assert (want != 0).mean() > 0.5
 
 

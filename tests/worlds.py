@@ -20,7 +20,7 @@ from conftest import postgres_database
 from stacks import Stack, s3_client
 from zarr.core.sync import sync
 
-from catalog.cube_writer import Placement, _read_cubes
+from catalog.cube_writer import Placement, read_cubes
 from catalog.repository import Repository
 
 SCENE = """
@@ -122,7 +122,7 @@ def _scenes_of(repository: Repository, snapshot: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     async def read() -> None:
-        for root, cube in (await _read_cubes(store)).items():
+        for root, cube in (await read_cubes(store)).items():
             by_index: dict[int, dict[str, Any]] = {}
             for index, item in enumerate(cube.ids):
                 if item:
