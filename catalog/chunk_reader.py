@@ -25,8 +25,8 @@ CONCURRENCY = 64
 """Chunks that one read has on their way: at 30 ms a request and 1.4 MB a chunk, 3 GB a second;
 what bounds its memory besides the result."""
 PAUSES = (0.2, 0.6, 1.8)
-"""Seconds before a request over HTTP is made again: a server that is overloaded for a moment does
-not end a read of thousands of chunks."""
+"""Seconds before a request over HTTP whose body broke off is made again: it does not end a read of
+thousands of chunks."""
 
 Key = slice | NDArray[np.int64]
 """Of one axis: a slice of any step, or numbers from 0 in any order."""
@@ -152,8 +152,8 @@ async def _get(store: icechunk.IcechunkStore, key: str) -> Buffer | None:
         try:
             return await store.get(key, default_buffer_prototype())
         except icechunk.IcechunkError as error:
-            # Icechunk tries again on S3, but never over HTTP.
-            if "Generic HTTP error" not in str(error):
+            # Icechunk has tried again where there was no answer, not where a body broke off.
+            if "Generic HTTP error" not in str(error) or " retries" in str(error):
                 raise
             await asyncio.sleep(pause)
     return await store.get(key, default_buffer_prototype())

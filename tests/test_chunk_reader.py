@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import pickle
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from test_arrays import indexers, opened
 from catalog.cube_writer import Written
 from catalog.errors import SourceError
 from catalog.repository import Repository, SnapshotStore
+from catalog.storage import TRIES
 
 pytest_plugins = ["stacks"]
 
@@ -168,6 +170,7 @@ def test_a_server_that_stumbles_is_asked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("catalog.chunk_reader.PAUSES", (0.01, 0.01))
+    monkeypatch.setattr("catalog.storage.LONGEST_PAUSE", timedelta(milliseconds=200))
     write_small_cog(tmp_path / "files" / "a.tif", noise(60, 60), overviews=())
     with served(tmp_path) as server:
         source = source_of(server)
@@ -180,7 +183,12 @@ def test_a_server_that_stumbles_is_asked_again(
         server.requests.reset()
         with pytest.raises(SourceError, match=r"^s0 red: its store does not answer: .*503.*a\.tif"):
             opened(repository, snapshot).red.load()
-        assert len(server.requests) == 3
+        # Icechunk's own tries, and no more.
+        assert len(server.requests) == TRIES
+        server.faults.reset()
+        server.misbehave("/files/a.tif", truncate=10, times=2)
+        pixels = opened(repository, snapshot).red.values
+        np.testing.assert_array_equal(pixels[0], read_level(tmp_path / "files" / "a.tif"))
 
 
 def reader(data: bytes, connection: Any) -> None:
