@@ -11,23 +11,23 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import catalog
-from catalog import cli_crawl, cli_status, cli_upkeep
+from catalog import cli_crawl, cli_export, cli_status, cli_upkeep
 from catalog.cli_options import (
     Group,
-    geometry,
     json_option,
     log_options,
     print_json,
     print_table,
+    question,
+    question_options,
     set_up_logs,
     settings_options,
     tell,
-    where_options,
 )
 from catalog.errors import UsageError
 from catalog.json_values import plain
@@ -67,76 +67,38 @@ def init(database: str | None, repository: str | None, config: str | None, as_js
 
 
 @main.command()
-@where_options
-@click.option("--platform", metavar="NAME", help="sentinel-2a, S2B, …")
-@click.option("--status", metavar="STATE", default="indexed", show_default=True,
-              help="indexed, pending, failed, withdrawn or any.")  # fmt: skip
-@click.option(
-    "--newest",
-    is_flag=True,
-    help="Of scenes that are the same acquisition, the one processed last.",
-)
-@click.option("--baseline", metavar="NN.NN", help="Processing baseline, such as 05.10.")
-@click.option("--cloud-cover", metavar="LOW,HIGH", help="Range in percent; an end may be absent.")
-@click.option("--updated-since", metavar="TIME",
-              help="Items that the source has changed since, by its own 'updated'.")  # fmt: skip
-@click.option("--filter", "cql2", metavar="CQL2", help="Condition, CQL2 text or JSON.")
-@click.option("--per-tile", type=click.Choice(["latest", "least_cloudy"]),
-              help="One scene of each tile.")  # fmt: skip
-@click.option("--as-of", metavar="TIME|SNAPSHOT", help="As the catalog knew scenes then.")
-@click.option("--sort", metavar="KEYS", help="Such as -datetime,cloud_cover [-datetime].")
-@click.option("--format", "style", type=click.Choice(["table", "json", "ids"]), default="table",
-              show_default=True, help="Of the answer.")  # fmt: skip
+@question_options
+@click.option("--format", "style", default="table", show_default=True, help="Of the answer.",
+              type=click.Choice(["table", "json", "geojson", "ids", "geoparquet"]))  # fmt: skip
+@click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path),
+              help="Write geojson or geoparquet there instead of to stdout.")  # fmt: skip
 @settings_options
 @json_option
 def search(
-    collection: str | None,
-    tile: tuple[str, ...],
-    bbox: str | None,
-    intersects: str | None,
-    datetime: str | None,
-    max_cloud_cover: float | None,
-    ids: tuple[str, ...],
-    limit: int | None,
-    platform: str | None,
-    status: str,
-    newest: bool,
-    baseline: str | None,
-    cloud_cover: str | None,
-    updated_since: str | None,
-    cql2: str | None,
-    per_tile: str | None,
-    as_of: str | None,
-    sort: str | None,
     style: str,
+    output: Path | None,
     database: str | None,
     repository: str | None,
     config: str | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
-    """Scenes of the catalog, by place, time and cloud."""
+    """Scenes of the catalog, by place, time and cloud.
+
+    geojson and geoparquet are STAC items, each with an asset that says where in the repository
+    the scene is.
+    """
+    style = "json" if as_json else style
+    asked = question(options)
+    if output is not None and style not in cli_export.STYLES:
+        raise UsageError(f"-o is for --format {' or '.join(cli_export.STYLES)}, not {style}")
     with _connect(database, repository, config) as cat:
-        found = cat.search(
-            collection=collection,
-            tile=tile or None,
-            bbox=bbox,
-            intersects=geometry(intersects),
-            datetime=datetime,
-            max_cloud_cover=max_cloud_cover,
-            ids=ids or None,
-            limit=limit,
-            platform=platform,
-            status=status,
-            newest=newest,
-            baseline=baseline,
-            cloud_cover=None if cloud_cover is None else _range(cloud_cover),
-            updated_since=updated_since,
-            filter=cql2,
-            per_tile=per_tile,
-            as_of=as_of,
-            sort=sort,
-        ).records()
-    if as_json or style == "json":
+        scenes = cat.search(**asked)
+        if style in cli_export.STYLES:
+            cli_export.write(scenes, style, output)
+            return
+        found = scenes.records()
+    if style == "json":
         print_json([plain(record) for record in found])
     elif style == "ids":
         for record in found:
@@ -254,15 +216,6 @@ def _connect(database: str | None, repository: str | None, config: str | None) -
     return catalog.connect(database, repository=repository, config=config)
 
 
-def _range(text: str) -> tuple[float | None, ...]:
-    try:
-        return tuple(float(end) if end.strip() else None for end in text.split(","))
-    except ValueError:
-        raise UsageError(
-            f"malformed --cloud-cover {text!r}: write two percentages, 10,30"
-        ) from None
-
-
 def _print_scenes(found: Sequence[SceneRecord]) -> None:
     if found:
         print_table(
@@ -292,3 +245,4 @@ for _command in (
 ):
     main.add_command(_command)
 main.add_command(cli_status.status)
+main.add_command(cli_export.export)

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +155,65 @@ def wait_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def patience(wait: float | None) -> float | None:
     """Seconds to wait; None for as long as it takes."""
     return 0.0 if wait is None else None if wait == float("inf") else wait
+
+
+def question_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """All that a question to the catalog is made of; for ``question``."""
+    for option in (
+        click.option("--sort", metavar="KEYS", help="Such as -datetime,cloud_cover [-datetime]."),
+        click.option("--as-of", metavar="TIME|SNAPSHOT", help="As the catalog knew scenes then."),
+        click.option(
+            "--per-tile",
+            type=click.Choice(["latest", "least_cloudy"]),
+            help="One scene of each tile.",
+        ),
+        click.option("--filter", metavar="CQL2", help="Condition, CQL2 text or JSON."),
+        click.option(
+            "--updated-since",
+            metavar="TIME",
+            help="Items that the source has changed since, by its own 'updated'.",
+        ),
+        click.option(
+            "--cloud-cover",
+            metavar="LOW,HIGH",
+            help="Range in percent; an end may be absent.",
+        ),
+        click.option("--baseline", metavar="NN.NN", help="Processing baseline, such as 05.10."),
+        click.option(
+            "--newest",
+            is_flag=True,
+            help="Of scenes that are the same acquisition, the one processed last.",
+        ),
+        click.option(
+            "--status",
+            metavar="STATE",
+            default="indexed",
+            show_default=True,
+            help="indexed, pending, failed, withdrawn or any.",
+        ),
+        click.option("--platform", metavar="NAME", help="sentinel-2a, S2B, …"),
+    ):
+        command = option(command)
+    return where_options(command)
+
+
+def question(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of ``question_options`` as ``Catalog.search`` takes them."""
+    found = {name: value if value != () else None for name, value in options.items()}
+    cloud_cover = found["cloud_cover"]
+    return found | {
+        "intersects": geometry(found["intersects"]),
+        "cloud_cover": None if cloud_cover is None else _range(cloud_cover),
+    }
+
+
+def _range(text: str) -> tuple[float | None, ...]:
+    try:
+        return tuple(float(end) if end.strip() else None for end in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"malformed --cloud-cover {text!r}: write two percentages, 10,30"
+        ) from None
 
 
 def geometry(path: str | None) -> Any:

@@ -1,4 +1,4 @@
-"""Footprints on a round Earth: GeoJSON in, WKB out.
+"""Footprints on a round Earth: GeoJSON in, WKB out, and GeoJSON again.
 
 A footprint is stored as one piece whose longitudes start in [-180, 180) and may
 run beyond 180, so that its box never has minx > maxx and plain interval tests
@@ -7,6 +7,7 @@ hold. ``area.py`` asks for them.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -53,6 +54,51 @@ def footprint(geometry: Mapping[str, Any]) -> tuple[bytes, Box]:
     shape = _shifted(shape, -360.0 * math.floor((west + 180) / 360))
     minx, miny, maxx, maxy = shape.bounds
     return shapely.to_wkb(shape, output_dimension=2, byte_order=1), (minx, miny, maxx, maxy)
+
+
+def footprint_geojson(wkb: bytes) -> tuple[dict[str, Any], list[float]]:
+    """A stored footprint as a GeoJSON geometry and its bbox, as RFC 7946 wants them.
+
+    What lies over the antimeridian is cut there into a MultiPolygon (3.1.9), its bbox has
+    west > east (5.2); shells run counterclockwise (3.1.6). Degrees, nothing is rounded.
+
+    Args:
+        wkb: what ``footprint`` gave.
+    """
+    shape = shapely.from_wkb(wkb)
+    bounds: Sequence[float] = shape.bounds
+    if bounds[2] > 180:
+        here, there = _cut(shape)
+        shape = _joined([*here, *there])
+        # A sliver may vanish in cutting; the box is of what is left.
+        south, north = shape.bounds[1::2]
+        west = min(part.bounds[0] for part in here or there)
+        east = max(part.bounds[2] for part in there or here)
+        bounds = (west, south, east, north)
+    document: dict[str, Any] = json.loads(shapely.to_geojson(shapely.orient_polygons(shape)))
+    return document, list(bounds)
+
+
+def within_180(footprints: Sequence[bytes]) -> NDArray[np.object_]:
+    """Stored footprints as shapes whose longitudes lie within ±180: cut at the antimeridian."""
+    shapes = shapely.from_wkb(np.array(footprints, dtype=object))
+    for index in np.flatnonzero(shapely.bounds(shapes).reshape(-1, 4)[:, 2] > 180):
+        here, there = _cut(shapes[index])
+        shapes[index] = _joined([*here, *there])
+    return shapes
+
+
+def _cut(shape: BaseGeometry) -> tuple[list[BaseGeometry], list[BaseGeometry]]:
+    """The polygons on this side of the antimeridian, and those beyond, brought to -180."""
+    halves = (
+        shapely.intersection(shape, shapely.box(-180, -90, 180, 90)),
+        _shifted(shapely.intersection(shape, shapely.box(180, -90, 540, 90)), -360.0),
+    )
+    here, there = (
+        [part for part in shapely.get_parts(half) if shapely.get_type_id(part) == _POLYGON]
+        for half in halves
+    )
+    return here, there
 
 
 def _polygons_of(geometry: Mapping[str, Any]) -> list[Any]:

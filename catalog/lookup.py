@@ -20,11 +20,12 @@ import icechunk
 import numpy as np
 import xarray as xr
 
-from catalog import assets, database, heads, opening, registry
+from catalog import assets, database, heads, item_rows, opening, registry
 from catalog.answers import Asker, sort_values
 from catalog.changes import Changes, changes
 from catalog.errors import CatalogError, ConfigError, NotFoundError, UsageError
 from catalog.filter_tree import Filter
+from catalog.footprint import within_180
 from catalog.json_values import plain
 from catalog.overview import OVERDUE, overview
 from catalog.parse import (
@@ -38,19 +39,24 @@ from catalog.query import Query
 from catalog.recorded import AssetRecord, SceneRecord
 from catalog.repository import Repository
 from catalog.settings import Settings, load_settings
+from catalog.stac_items import ItemMaker, collection_document
 from catalog.storage import absolute, measure
 from catalog.stored_scene import StoredScene
 from catalog.tile_boxes import TileBoxes
 from catalog.tokens import read_token, write_token
 
 if TYPE_CHECKING:
+    import geopandas as gpd
     import pandas as pd
+    import pystac
     from sqlalchemy import Connection
 
 AsOf = datetime | str | Mapping[str, str] | None
 """A time, a snapshot id, or snapshot ids by branch."""
 STORES = 64
 """Snapshots kept open: a store's metadata and manifests are cached with it."""
+ITEMS = 500
+"""Scenes that become items at a time: two statements, some megabytes."""
 
 
 def connect(
@@ -416,6 +422,13 @@ class Catalog:
             "store": plain(size),
         }
 
+    def collections(self) -> list[dict[str, Any]]:
+        """The collections that have scenes here as STAC 1.1 documents, by id, with their extents.
+        One statement."""
+        with database.read_transaction(self._engine) as connection:
+            held = item_rows.collection_extents(connection, self._repository_key)
+        return [collection_document(extent) for extent in held]
+
     def _heads(
         self, tile: str, collection: str | Iterable[str] | None, as_of: AsOf
     ) -> dict[str, str]:
@@ -553,6 +566,9 @@ class Catalog:
     def _asking(self) -> Iterator[Asker]:
         with database.read_statements(self._engine) as connection:
             yield Asker(connection, self._repository_key, self._tiles)
+
+    def _item_maker(self) -> ItemMaker:
+        return ItemMaker(self.settings.sources, self.settings.repository_options)
 
     def _handle(self, record: SceneRecord) -> StoredScene:
         return StoredScene(record, self._assets, self._store, self.settings.repository)
@@ -720,16 +736,86 @@ class Scenes:
 
         Columns are the fields of ``SceneRecord`` but the footprint.
         """
+        return self._frame(self.records())
+
+    @staticmethod
+    def _frame(records: Sequence[SceneRecord]) -> pd.DataFrame:
         import pandas as pd
 
         names = [
             name for name in SceneRecord.__dataclass_fields__ if name not in ("pk", "footprint")
         ]
-        rows = [[getattr(record, name) for name in names] for record in self.records()]
+        rows = [[getattr(record, name) for name in names] for record in records]
         frame = pd.DataFrame(rows, columns=names).set_index("id")
         for name in ("datetime", "created", "updated", "recorded_at", "next_attempt_at"):
             frame[name] = pd.to_datetime(frame[name], utc=True)
         return frame
+
+    def to_items(self) -> list[pystac.Item]:
+        """STAC 1.1 items, in order, each with the asset ``icechunk`` where it is indexed.
+
+        What they hold is said in ``catalog.stac_items``. Three statements, however many.
+        """
+        from pystac import Item
+
+        items = []
+        for document in self._items(self.records()):
+            # pystac warns of reading what is deprecated: here it was asked for.
+            deprecated = document["properties"].pop("deprecated", None)
+            items.append(item := Item.from_dict(document))
+            if deprecated is not None:
+                item.properties["deprecated"] = deprecated
+        return items
+
+    def items_as_dicts(self) -> Iterator[dict[str, Any]]:
+        """As ``to_items``, as plain JSON values, made as they are asked for."""
+        for batch in self._item_batches():
+            yield from batch
+
+    def to_geopandas(self) -> gpd.GeoDataFrame:
+        """As ``to_pandas``, with the footprints as the geometry.
+
+        They are cut at the antimeridian and lie within ±180 (RFC 7946); EPSG:4326,
+        longitude latitude.
+
+        Raises:
+            ConfigError: geopandas is not installed.
+        """
+        try:
+            import geopandas as gpd
+        except ImportError as error:
+            raise ConfigError("to_geopandas needs geopandas: pip install 'cogcat[geo]'") from error
+
+        records = self.records()
+        shapes = within_180([record.footprint for record in records])
+        return gpd.GeoDataFrame(self._frame(records), geometry=shapes, crs="EPSG:4326")
+
+    def to_geoparquet(self, path: str | os.PathLike[str]) -> int:
+        """Write the items as stac-geoparquet; how many. Appears whole, or not at all.
+
+        Raises:
+            ConfigError: pyarrow is not installed, or the file cannot be written.
+        """
+        from catalog.item_table import write_items
+
+        maker = self._catalog._item_maker()
+        return write_items(
+            path,
+            self._item_batches(),
+            schemes=maker.scheme_names,
+            collections=self._catalog.collections(),
+        )
+
+    def _item_batches(self) -> Iterator[list[dict[str, Any]]]:
+        for page in self.pages(ITEMS):
+            if page.records:
+                yield self._items(page.records)
+
+    def _items(self, records: Sequence[SceneRecord]) -> list[dict[str, Any]]:
+        with database.read_transaction(self._catalog._engine) as connection:
+            described = item_rows.described_scenes(connection, records)
+        maker = self._catalog._item_maker()
+        return [maker.item(scene) for scene in described]
 
 
 def _moment(as_of: Any, branch: str) -> datetime:

@@ -264,3 +264,29 @@ class Status:
             name = str(names[place])
             sums[name] = sums.get(name, 0) + count
         return sums
+
+
+@dataclass(frozen=True, slots=True)
+class DescribedScene:
+    """A scene with all that its STAC item says of it."""
+
+    record: SceneRecord
+    files: Mapping[str, AssetRecord]
+    """By band, in the order of ``bands.BANDS``; none where the scene was never indexed."""
+    stac_url: str | None
+    """API its collection was last crawled from."""
+    superseded: bool
+    """``record`` is an earlier state, or the same acquisition was processed again since."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionExtent:
+    """A collection, and where and when its scenes lie."""
+
+    name: str
+    stac_url: str | None
+    boxes: tuple[tuple[float, float, float, float], ...]
+    """Of its tiles: (minx, miny, maxx, maxy), degrees; maxx may exceed 180."""
+    first: Instant | None
+    """Of its oldest scene."""
+    last: Instant | None

@@ -29,17 +29,17 @@ ORDER = [
     {"storage", "repository", "cube_writer", "contents"},
     {"codecs", "chunk_reader", "read_errors", "accessor", "arrays", "virtual"},
     {"file_check", "itemless"},
-    {"recorded", "portable_sql", "models", "database"},
+    {"recorded", "stac_items", "item_table", "portable_sql", "models", "database"},
     {"views", "mosaic_array", "opening"},
     {"registry", "tiles", "assets", "failures", "known", "records", "heads", "status"},
     {"filter_tree", "query", "tokens", "filter_sql", "scene_rows"},
     {"selection", "tile_boxes", "answers"},
-    {"changes", "lease", "expiry", "watches", "report", "revisit"},
+    {"item_rows", "changes", "lease", "expiry", "watches", "report", "revisit"},
     {"recovery", "committer", "sieve", "sync", "crawl", "rebuild", "upkeep"},
     {"stored_scene", "overview", "lookup", "preview"},
     {"setup", "__init__"},
     {"cron"},
-    {"metrics", "cli_options", "cli_status", "cli_crawl", "cli_upkeep", "cli"},
+    {"metrics", "cli_options", "cli_status", "cli_crawl", "cli_export", "cli_upkeep", "cli"},
 ]
 """A module imports from its own row and those above. A new one finds its row here."""
 
@@ -54,7 +54,7 @@ SQL = {
     "catalog.heads", "catalog.status", "catalog.sieve", "catalog.sync", "catalog.selection",
     "catalog.lease", "catalog.expiry", "catalog.watches",
     "catalog.filter_sql", "catalog.scene_rows", "catalog.tile_boxes", "catalog.answers",
-    "catalog.changes",
+    "catalog.changes", "catalog.item_rows",
 }  # fmt: skip
 COMPOSERS = {
     "recovery",

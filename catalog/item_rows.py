@@ -1,0 +1,117 @@
+"""Reads for STAC items and collections: what the records alone do not say. Knows no Icechunk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from catalog.assets import asset_records, assets_statement
+from catalog.bands import BANDS
+from catalog.models import BRANCHES, COLLECTIONS, SCENE_REVISIONS, SCENES, TILES
+from catalog.portable_sql import one_of
+from catalog.recorded import AssetRecord, CollectionExtent, DescribedScene, SceneRecord
+from catalog.selection import superseded
+
+_ORDER = {band.name: place for place, band in enumerate(BANDS)}
+
+
+def described_scenes(
+    connection: Connection, records: Sequence[SceneRecord]
+) -> list[DescribedScene]:
+    """Each record with its files, in order. Two statements; three where one is of the past."""
+    if not records:
+        return []
+    statement = (
+        select(
+            SCENES.c.id,
+            SCENES.c.recorded_at,
+            COLLECTIONS.c.stac_url,
+            superseded(SCENES.c, SCENES.alias("other").c).label("old"),
+        )
+        .join(COLLECTIONS, COLLECTIONS.c.id == SCENES.c.collection_id)
+        .where(one_of(SCENES.c.id, sorted({record.pk for record in records})))
+    )
+    now = {pk: (at, url, bool(old)) for pk, at, url, old in connection.execute(statement)}
+    files = asset_records(connection.execute(assets_statement(records)))
+    past = [record for record in records if now[record.pk][0] != record.recorded_at]
+    earlier = _past_files(connection, past) if past else {}
+    described = []
+    for record in records:
+        at, url, old = now[record.pk]
+        is_past = at != record.recorded_at
+        held = earlier.get((record.pk, record.recorded_at), {}) if is_past else files.get(record.pk)
+        described.append(
+            DescribedScene(record, held or {}, url, is_past or (old and record.status == "indexed"))
+        )
+    return described
+
+
+def collection_extents(connection: Connection, repository_id: int) -> list[CollectionExtent]:
+    """Every collection that has a branch in the repository, by name. One statement."""
+    scene = SCENES.c
+
+    def end(of: Any) -> Any:
+        # By the index on (tile, datetime), a tile at a time.
+        return (
+            select(of(scene.datetime))
+            .where(
+                scene.tile == BRANCHES.c.tile,
+                scene.collection_id == BRANCHES.c.collection_id,
+                scene.repository_id == BRANCHES.c.repository_id,
+                scene.status == "indexed",
+            )
+            .scalar_subquery()
+        )
+
+    statement = (
+        select(
+            COLLECTIONS.c.name,
+            COLLECTIONS.c.stac_url,
+            TILES.c.minx,
+            TILES.c.miny,
+            TILES.c.maxx,
+            TILES.c.maxy,
+            end(func.min),
+            end(func.max),
+        )
+        .select_from(BRANCHES)
+        .join(COLLECTIONS, COLLECTIONS.c.id == BRANCHES.c.collection_id)
+        .join(TILES, TILES.c.tile == BRANCHES.c.tile)
+        .where(BRANCHES.c.repository_id == repository_id)
+        .order_by(COLLECTIONS.c.name, BRANCHES.c.tile)
+    )
+    held: dict[str, tuple[str | None, list[Any], list[datetime]]] = {}
+    for name, url, *box, first, last in connection.execute(statement):
+        _, boxes, times = held.setdefault(name, (url, [], []))
+        boxes.append(tuple(box))
+        times += [at for at in (first, last) if at is not None]
+    return [
+        CollectionExtent(
+            name, url, tuple(boxes), min(times, default=None), max(times, default=None)
+        )
+        for name, (url, boxes, times) in held.items()
+    ]
+
+
+def _past_files(
+    connection: Connection, records: Sequence[SceneRecord]
+) -> dict[tuple[int, datetime], dict[str, AssetRecord]]:
+    """Files of earlier states by scene and when that was recorded."""
+    then = SCENE_REVISIONS.c
+    wanted = {(record.pk, record.recorded_at) for record in records}
+    statement = select(then.scene_id, then.recorded_at, then.assets).where(
+        one_of(then.scene_id, sorted({pk for pk, _ in wanted}))
+    )
+    found: dict[tuple[int, datetime], dict[str, AssetRecord]] = {}
+    for pk, at, rows in connection.execute(statement):
+        if (pk, at) not in wanted:
+            continue
+        files = found[pk, at] = {}
+        for row in sorted(rows, key=lambda row: _ORDER.get(row["band"], len(_ORDER))):
+            moment = row["last_modified"]
+            taken = None if moment is None else datetime.fromisoformat(moment)
+            files[row["band"]] = AssetRecord(**row | {"last_modified": taken})
+    return found
