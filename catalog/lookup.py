@@ -762,7 +762,7 @@ class Scenes:
         for document in self._items(self.records()):
             # pystac warns of reading what is deprecated: here it was asked for.
             deprecated = document["properties"].pop("deprecated", None)
-            items.append(item := Item.from_dict(document))
+            items.append(item := Item.from_dict(document, preserve_dict=False))
             if deprecated is not None:
                 item.properties["deprecated"] = deprecated
         return items

@@ -360,11 +360,9 @@ def _host(url: str) -> str:
 
 def _public(url: str, *, query: bool = False) -> str:
     """Without user name, password and, unless it is part of a file's name, query."""
-    parts = urlsplit(url)
-    host = _host(url)
-    if host == parts.netloc and (query or not (parts.query or parts.fragment)):
-        return url if query else url.rstrip("/")
-    kept = parts._replace(netloc=host)
+    if "@" not in url and query:
+        return url
+    kept = urlsplit(url)._replace(netloc=_host(url))
     if query:
         return urlunsplit(kept)
     return urlunsplit(kept._replace(query="", fragment="")).rstrip("/")
