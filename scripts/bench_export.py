@@ -8,6 +8,7 @@ Makes a SQLite catalog of made-up scenes of 18 files each, then asks it in proce
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import resource
 import subprocess
@@ -97,7 +98,7 @@ def _scene(n: int, tiles: list[str]) -> dict[str, Any]:
 def _assets(n: int) -> list[dict[str, Any]]:
     return [
         {"scene_id": n + 1, "band": band, "href": f"{band}.tif", "size": 10_000_000 + n,
-         "checksum": f"1220{hash((n, band)) % 2**256:064x}", "header_sha256": f"{n:064x}",
+         "checksum": f"1220{hashlib.sha256(f'{n}{band}'.encode()).hexdigest()}", "header_sha256": f"{n:064x}",
          "header_length": 4208}
         for band in sorted(FILES)
     ]  # fmt: skip
