@@ -98,8 +98,8 @@ def _scene(n: int, tiles: list[str]) -> dict[str, Any]:
 def _assets(n: int) -> list[dict[str, Any]]:
     return [
         {"scene_id": n + 1, "band": band, "href": f"{band}.tif", "size": 10_000_000 + n,
-         "checksum": f"1220{hashlib.sha256(f'{n}{band}'.encode()).hexdigest()}", "header_sha256": f"{n:064x}",
-         "header_length": 4208}
+         "checksum": "1220" + hashlib.sha256(f"{n}{band}".encode()).hexdigest(),
+         "header_sha256": f"{n:064x}", "header_length": 4208}
         for band in sorted(FILES)
     ]  # fmt: skip
 
