@@ -281,7 +281,11 @@ class SceneRevisionRow(SceneState, Base):
     """Objects of band, href, size, etag, last_modified (ISO 8601), checksum, header_sha256,
     header_length."""
     replaced_at: Mapped[Instant]
-    __table_args__ = (UniqueConstraint("scene_id", "revision"), Index(None, "snapshot_id"))
+    __table_args__ = (
+        UniqueConstraint("scene_id", "revision"),
+        Index(None, "snapshot_id"),
+        Index(None, "recorded_at"),
+    )
 
 
 class ItemFailureRow(Base):

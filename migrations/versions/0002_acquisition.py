@@ -1,4 +1,4 @@
-"""Which acquisition a scene is, so that one that is offered twice is found.
+"""Which acquisition a scene is, so that one that is offered twice is found; earlier states by time.
 
 Revision: 0002, after 0001. Scenes recorded before have none until their item changes.
 """
@@ -22,9 +22,13 @@ def upgrade() -> None:
     op.create_index(
         op.f("ix_scenes_acquisition_tile"), "scenes", ["acquisition", "tile"], unique=False
     )
+    op.create_index(
+        op.f("ix_scene_revisions_recorded_at"), "scene_revisions", ["recorded_at"], unique=False
+    )
 
 
 def downgrade() -> None:
+    op.drop_index(op.f("ix_scene_revisions_recorded_at"), table_name="scene_revisions")
     op.drop_index(op.f("ix_scenes_acquisition_tile"), table_name="scenes")
     for table in ("scene_revisions", "scenes"):
         op.drop_column(table, "acquisition")
