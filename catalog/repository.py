@@ -160,6 +160,7 @@ class Repository:
                 config.caching = icechunk.CachingConfig(
                     num_snapshot_nodes=CACHED_NODES, num_chunk_refs=CACHED_REFERENCES
                 )
+                config.manifest.preload = icechunk.ManifestPreloadConfig(max_total_refs=0)
             repository = icechunk.Repository.open(
                 storage,
                 config=config,
