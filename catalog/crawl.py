@@ -26,6 +26,7 @@ from catalog.cube import scene_references
 from catalog.database import read_transaction, write_transaction, write_twice
 from catalog.errors import CatalogError, HeaderError, SceneError, SourceError
 from catalog.header import Header, HeaderReader, Reads
+from catalog.memory import give_back_large_blocks
 from catalog.recovery import recover
 from catalog.report import Report
 from catalog.repository import Repository
@@ -139,6 +140,7 @@ class Crawl:
             BusyError: another crawl holds it, or commits to the same branch.
         """
         started = time.monotonic()
+        give_back_large_blocks()
         self._scope = scope
         uid, location = self._repository.id, self._repository.location
         sieve = Sieve(
