@@ -56,6 +56,10 @@ INLINE_BYTES = 16_384
 CACHED_NODES, CACHED_REFERENCES = 1_000, 100_000
 """That a writer remembers: a dozen snapshots of a tile, a batch's manifests. icechunk's own limits,
 500 000 and 15 000 000, are a reader's."""
+NEVER = 65_535
+"""References in a manifest from which on icechunk compresses each URL alone; more than
+``MANIFEST_STEPS`` steps have (3 872 at 10 m). It made commits up to twice as slow, to save a
+fortieth of a manifest: the manifest is compressed whole in any case."""
 
 UNPICKLED = 64
 """Stores that came from other processes, kept open in this one."""
@@ -155,15 +159,9 @@ class Repository:
             for source in sources:
                 if source.name in names and source not in BUILT_IN_SOURCES:
                     containers = _pointed(containers, source, location)
-            config = _config(containers)
-            if forgetful:
-                config.caching = icechunk.CachingConfig(
-                    num_snapshot_nodes=CACHED_NODES, num_chunk_refs=CACHED_REFERENCES
-                )
-                config.manifest.preload = icechunk.ManifestPreloadConfig(max_total_refs=0)
             repository = icechunk.Repository.open(
                 storage,
-                config=config,
+                config=_config(containers, forgetful=forgetful),
                 authorize_virtual_chunk_access=_credentials(containers, sources),
             )
         return cls(location, repository)
@@ -354,8 +352,14 @@ async def _document(store: icechunk.IcechunkStore, key: str) -> dict[str, Any] |
     return None if value is None else json.loads(value.to_bytes())
 
 
-def _config(containers: Mapping[str, icechunk.VirtualChunkContainer]) -> icechunk.RepositoryConfig:
+def _config(
+    containers: Mapping[str, icechunk.VirtualChunkContainer], *, forgetful: bool = False
+) -> icechunk.RepositoryConfig:
     config = icechunk.RepositoryConfig.default()
+    if forgetful:
+        config.caching = icechunk.CachingConfig(
+            num_snapshot_nodes=CACHED_NODES, num_chunk_refs=CACHED_REFERENCES
+        )
     config.inline_chunk_threshold_bytes = INLINE_BYTES
     config.manifest = icechunk.ManifestConfig(
         splitting=icechunk.ManifestSplittingConfig.from_dict(
@@ -364,6 +368,11 @@ def _config(containers: Mapping[str, icechunk.VirtualChunkContainer]) -> icechun
                     icechunk.ManifestSplitDimCondition.DimensionName("time"): MANIFEST_STEPS
                 }
             }
+        ),
+        # To find what to fetch ahead, a session looks every manifest up: the more, the more steps.
+        preload=icechunk.ManifestPreloadConfig(max_total_refs=0),
+        virtual_chunk_location_compression=(
+            icechunk.ManifestVirtualChunkLocationCompressionConfig(min_num_chunks=NEVER)
         ),
         max_concurrent_manifest_fetches_during_commit=32,
     )
