@@ -11,7 +11,7 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
@@ -291,7 +291,10 @@ async def _fill(
         cube = _cube_for(scene, cubes)
         old = where.get(scene.id)
         if old is not None:
-            await _clear(store, cubes[old.root], old.time_index)
+            # What is written whole below needs no clearing: a delete for every chunk costs more.
+            same = old.root == cube.root
+            whole = {a.spec.path for a in scene.arrays if same and a.lengths.all()}
+            await _clear(store, cubes[old.root], old.time_index, but=whole)
         if old is not None and old.root == cube.root:
             index = old.time_index
             cube.times[index], cube.offsets[index] = _seconds(scene.time), scene.boa_offset
@@ -476,9 +479,14 @@ def _put_references(store: icechunk.IcechunkStore, cube: Cube, array: Any, index
         raise StoreError(f"the repository has no container for {array.location}: run `cogcat init`")
 
 
-async def _clear(store: icechunk.IcechunkStore, cube: Cube, index: int) -> None:
-    """Removes every reference at one time index: a plain reader sees nodata there."""
+async def _clear(
+    store: icechunk.IcechunkStore, cube: Cube, index: int, *, but: Set[str] = frozenset()
+) -> None:
+    """Removes the references at one time index, of all arrays ``but`` some: a plain reader sees
+    nodata there."""
     for path, spec in cube.specs.items():
+        if path in but:
+            continue
         for at in np.ndindex(*spec.chunk_grid):
             await store.delete(f"{cube.key(path)}/c/{index}/{'/'.join(map(str, at))}")
 
