@@ -1,4 +1,4 @@
-"""Everything that can go wrong, as one tree, split by what a caller would do about it.
+"""Everything that can go wrong, as one tree, split by what a caller would do about it::
 
     CatalogError
     ├── UsageError            the question is wrong: ask another (exit code 2)
