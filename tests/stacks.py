@@ -57,8 +57,8 @@ SCENES = len(TILES) * len(DATES)
 REGION = "us-west-2"
 STACKS = ("sqlite+local", "postgresql+s3")
 
-HOW_MUCH = ("COGCAT_KILLS", "COGCAT_EXAMPLES")
-"""What may be said of how long the tests go on."""
+HOW_MUCH = ("COGCAT_KILLS", "COGCAT_EXAMPLES", "COGCAT_GUIDE")
+"""What may be said of how long the tests go on, and what they write."""
 # Whatever keys and settings the machine has, no test is to use them.
 for _name in [name for name in os.environ if name.startswith(("AWS_", "COGCAT_"))]:
     if _name not in HOW_MUCH:
