@@ -147,7 +147,8 @@ class StoredScene:
         self, resolution: float | None = None, bands: Sequence[str] | None = None
     ) -> xr.Dataset:
         """The scene's references as a VirtualiZarr dataset, at its recorded snapshot: no pixel is
-        read, and ``.vz.to_kerchunk(…)`` or ``.vz.to_icechunk(…)`` writes them elsewhere.
+        read, and ``.vz.to_icechunk(…)`` or ``.vz.to_kerchunk(…, zarr_format=3)`` writes them
+        elsewhere (Zarr 2 has no word for these codecs).
 
         Args:
             resolution, bands: as in ``open``.

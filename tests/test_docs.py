@@ -9,10 +9,12 @@ from pathlib import Path
 import click
 import pytest
 
+from catalog import cli_crawl
 from catalog.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md"]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -42,12 +44,13 @@ def test_every_command_shown_is_one(line: str) -> None:
         command.make_parser(context).parse_args(arguments)
 
 
-@pytest.mark.parametrize("option", sorted(set(re.findall(r"--[a-z][a-z-]+", "".join(
-    re.findall(r"`crawl` takes.*?\n\n", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
-)))))  # fmt: skip
-def test_every_option_of_crawl_the_readme_names_is_there(option: str) -> None:
-    known = {name for parameter in main.commands["crawl"].params for name in parameter.opts}
-    assert option in known | {"--help"}
+def test_every_option_that_is_named_is_there() -> None:
+    known = {"--help", "--version"}
+    for command in (main, *main.commands.values(), *cli_crawl.watch.commands.values()):
+        known |= {name for parameter in command.params for name in parameter.opts}
+    for path in (DOCUMENTS[0], *PAGES):
+        named = set(re.findall(r"`(?:cogcat [a-z ]*)?(--[a-z][a-z-]+)", path.read_text("utf-8")))
+        assert named <= known, path.name
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
@@ -65,13 +68,13 @@ def test_the_architecture_page_lists_every_module() -> None:
 
 
 def test_documents_link_to_files_that_exist() -> None:
-    for path in DOCUMENTS:
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text("utf-8")):
-            assert (ROOT / target).exists(), (path.name, target)
+    for path in (*DOCUMENTS, *PAGES):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", path.read_text("utf-8")):
+            assert (path.parent / target).exists(), (path.name, target)
 
 
 def test_no_document_names_a_machine_or_a_download_host() -> None:
-    for path in [*DOCUMENTS, ROOT / "pyproject.toml", ROOT / ".ci" / "run"]:
+    for path in [*DOCUMENTS, *PAGES, ROOT / "pyproject.toml", ROOT / ".ci" / "run"]:
         text = path.read_text("utf-8")
         assert "files.pythonhosted" not in text
         assert str(ROOT) not in text
