@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from catalog.errors import CatalogError
 
 if TYPE_CHECKING:
-    from catalog.lookup import Catalog, Scenes, connect
+    from catalog.lookup import Catalog, connect
+    from catalog.search_result import Scenes
     from catalog.stored_scene import StoredScene
 
 try:
@@ -23,8 +24,11 @@ except PackageNotFoundError:  # a checkout that was never installed
     __version__ = "0"
 
 __all__ = ["Catalog", "CatalogError", "Scenes", "StoredScene", "__version__", "connect"]
-_WHERE = {"Catalog": "lookup", "Scenes": "lookup", "connect": "lookup"} | {
-    "StoredScene": "stored_scene"
+_WHERE = {
+    "Catalog": "lookup",
+    "Scenes": "search_result",
+    "StoredScene": "stored_scene",
+    "connect": "lookup",
 }
 
 

@@ -21,7 +21,7 @@ from catalog.cli_options import (
 )
 from catalog.errors import UsageError
 from catalog.item_table import beside
-from catalog.lookup import Scenes
+from catalog.search_result import Scenes
 
 STYLES = ("geojson", "geoparquet")
 

@@ -36,7 +36,7 @@ ORDER = [
     {"selection", "tile_boxes", "answers"},
     {"item_rows", "changes", "lease", "expiry", "watches", "report", "revisit"},
     {"recovery", "committer", "sieve", "sync", "crawl", "rebuild", "upkeep"},
-    {"stored_scene", "overview", "lookup", "preview"},
+    {"stored_scene", "overview", "search_result", "lookup", "preview"},
     {"setup", "__init__"},
     {"cron"},
     {"metrics", "cli_options", "cli_status", "cli_crawl", "cli_export", "cli_upkeep", "cli"},
@@ -64,6 +64,7 @@ COMPOSERS = {
     "upkeep",
     "setup",
     "lookup",
+    "search_result",
     "stored_scene",
     "__init__",
 }
