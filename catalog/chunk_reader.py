@@ -9,6 +9,7 @@ are the same: ``tests/test_chunk_reader.py`` holds them against Zarr's own readi
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, product
@@ -27,6 +28,10 @@ what bounds its memory besides the result."""
 PAUSES = (0.2, 0.6, 1.8)
 """Seconds before a request over HTTP whose body broke off is made again: it does not end a read of
 thousands of chunks."""
+KEPT_BYTES = 16 * 2**20
+"""Of the largest tile whose memory a thread keeps for its next one."""
+
+_kept = threading.local()
 
 Key = slice | NDArray[np.int64]
 """Of one axis: a slice of any step, or numbers from 0 in any order."""
@@ -169,7 +174,7 @@ def _place(
     decoder = read.array.decoder
     assert decoder is not None
     first, last = _hull(read.parts[-2].inside)
-    tile = decoder.decode(data, first, last)
+    tile = decoder.decode(data, first, last, _room(decoder.size))
     if len(read.parts) == 2:
         tile = tile[0]
     for axis, part in enumerate(read.parts):
@@ -184,6 +189,16 @@ def _place(
             out[(step, *(part.outside for part in read.parts))] = pixels
         else:
             out[step][np.ix_(*(_numbers(part.outside) for part in read.parts))] = pixels
+
+
+def _room(size: int) -> NDArray[np.uint8] | None:
+    """This thread's memory to decode a tile in, until it decodes the next one."""
+    if size > KEPT_BYTES:
+        return None
+    kept: NDArray[np.uint8] | None = getattr(_kept, "bytes", None)
+    if kept is None or len(kept) < size:
+        kept = _kept.bytes = np.empty(size, np.uint8)
+    return kept[:size]
 
 
 def _parts(key: Key, size: int, chunk: int) -> Iterator[_Part]:
