@@ -20,7 +20,7 @@ from odc.geo.geobox import GeoBox
 
 from catalog.cube import REFLECTANCE_SCALE, Grid
 from catalog.masks import in_classes
-from catalog.views import OuterArray
+from catalog.views import OuterArray, run
 from catalog.warp import BLOCK, Window, block_of, blocks, place, read_window
 
 THREADS = 8
@@ -172,8 +172,16 @@ class MosaicArray(OuterArray):
             ]
             window = tuple(slice(int(side.min()), int(side.max()) + 1) for side in inside)
             pixels = self._mosaic(int(times[n]), block_of(self.grid, block), (window[0], window[1]))
-            picked = pixels[..., inside[0] - window[0].start, :][..., inside[1] - window[1].start]
-            out[n][..., down[:, None], across] = picked
+            # Runs of rows and columns are copied as such: numpy takes five times as long by number.
+            from_rows, from_columns = (
+                run(side - part.start) for side, part in zip(inside, window, strict=True)
+            )
+            picked = pixels[..., from_rows, :][..., from_columns]
+            to_rows, to_columns = run(down), run(across)
+            if isinstance(to_rows, slice) or isinstance(to_columns, slice):
+                out[n][..., to_rows, to_columns] = picked
+            else:
+                out[n][..., to_rows[:, None], to_columns] = picked
 
         if len(jobs) == 1:
             fill(jobs[0])

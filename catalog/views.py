@@ -5,8 +5,10 @@ Nothing is read before a view is indexed, and then only what the index needs of 
 
 from __future__ import annotations
 
+import asyncio
 from abc import abstractmethod
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,11 @@ class OuterArray(BackendArray):
         return indexing.explicit_indexing_adapter(
             type(key)(parts), self.shape, indexing.IndexingSupport.OUTER, self._outer
         )
+
+    async def async_getitem(self, key: indexing.ExplicitIndexer) -> Any:
+        # Not asyncio's own threads: the chunks that this one waits for are decoded in them.
+        with ThreadPoolExecutor(1) as pool:
+            return await asyncio.get_running_loop().run_in_executor(pool, self.__getitem__, key)
 
     def _outer(self, key: tuple[Any, ...]) -> NDArray[Any]:
         wanted = tuple(
@@ -153,10 +160,11 @@ def lazy(array: BackendArray, like: xr.Variable) -> xr.Variable:
 
 def _outer_read(variable: xr.Variable, key: tuple[NDArray[np.int64], ...]) -> NDArray[Any]:
     # A run is asked for as a slice: arrays below then read whole chunks without picking.
-    return np.asarray(variable[tuple(map(_run, key))].values)
+    return np.asarray(variable[tuple(map(run, key))].values)
 
 
-def _run(numbers: NDArray[np.int64]) -> slice | NDArray[np.int64]:
+def run(numbers: NDArray[np.int64]) -> slice | NDArray[np.int64]:
+    """``numbers`` as a slice, where each is one more than the one before."""
     if len(numbers) and (np.diff(numbers) == 1).all():
         return slice(int(numbers[0]), int(numbers[-1]) + 1)
     return numbers

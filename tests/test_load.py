@@ -202,6 +202,15 @@ def test_the_native_grid_is_copied(spread: Stack, cat: catalog.Catalog) -> None:
 # Lazy
 
 
+def test_all_bands_at_once(cat: catalog.Catalog) -> None:
+    """``dataset.cogcat.load()`` of more lazy arrays than there are threads."""
+    tile = cat.cube(WEST, bands=["red"], mask="clouds")
+    area = cat.load(tile=[WEST, EAST], bands=["red", "scl"], resolution=2 * PIXEL, mask="clouds")
+    for opened in (tile, area):
+        many = opened.assign({f"also{n}": opened.red.copy() for n in range(40)})
+        xr.testing.assert_identical(many.copy().cogcat.load(), many.load())
+
+
 def test_only_what_is_needed_is_read(spread: Stack, cat: catalog.Catalog) -> None:
     spread.server.requests.reset()
     lazy = cat.load(tile=[WEST, EAST], bands=["red", "visual"], mask="clouds", resolution=PIXEL)
