@@ -172,7 +172,7 @@ class MosaicArray(OuterArray):
             ]
             window = tuple(slice(int(side.min()), int(side.max()) + 1) for side in inside)
             pixels = self._mosaic(int(times[n]), block_of(self.grid, block), (window[0], window[1]))
-            # Runs of rows and columns are copied as such: numpy takes five times as long by number.
+            # Runs are copied as such: by number was a fifth of the CPU of a mosaic.
             from_rows, from_columns = (
                 run(side - part.start) for side, part in zip(inside, window, strict=True)
             )
