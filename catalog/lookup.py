@@ -92,7 +92,8 @@ class Catalog:
     """A SQL catalog and its Icechunk repository, for reading.
 
     Safe to share between threads; pickles, and goes on in a forked child, with connections of
-    its own there.
+    its own there: but pixels only if the parent had not opened any (``StoreError``), since
+    Icechunk's threads do not come along.
     """
 
     def __init__(self, settings: Settings) -> None:

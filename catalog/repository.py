@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pickle
 import uuid
 import warnings
@@ -31,7 +32,8 @@ from icechunk.credentials import (
 )
 from icechunk.storage import azure_store
 from numpy.typing import NDArray
-from zarr.core.buffer import default_buffer_prototype
+from zarr.abc.store import ByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
 
 from catalog.cube import main_document
@@ -65,6 +67,33 @@ UNPICKLED = 64
 """Stores that came from other processes, kept open in this one."""
 
 
+_used = _forked = False
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = _used
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def use_icechunk() -> None:
+    """Icechunk's threads start with its first use, and do not come along when a process forks: in
+    the child every call would wait for them for ever.
+
+    Raises:
+        StoreError: this process was forked from one that had used Icechunk.
+    """
+    global _used
+    if _forked:
+        raise StoreError(
+            "this process was forked from one that had opened a repository, which cannot be used "
+            "here: start workers by 'spawn' or 'forkserver', not by 'fork'"
+        )
+    _used = True
+
+
 class SnapshotStore(icechunk.IcechunkStore):
     """A read-only Zarr store at one snapshot, which never changes: what was read of it once, and
     taken apart, is kept in ``known``.
@@ -77,12 +106,19 @@ class SnapshotStore(icechunk.IcechunkStore):
         super().__init__(store._store, read_only=True)
         self.known: dict[Any, Any] = {}
 
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        use_icechunk()
+        return await super().get(key, prototype, byte_range)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickled, (pickle.dumps(icechunk.IcechunkStore(self._store, read_only=True)),)
 
 
 @lru_cache(UNPICKLED)
 def _unpickled(data: bytes) -> SnapshotStore:
+    use_icechunk()
     return SnapshotStore(pickle.loads(data))
 
 
@@ -149,6 +185,7 @@ class Repository:
         Raises:
             ConfigError: there is none, or its storage does not answer.
         """
+        use_icechunk()
         storage = open_storage(location, options or {})
         with storage_errors(location):
             if not icechunk.Repository.exists(storage, request_settings()):
@@ -179,6 +216,7 @@ class Repository:
             ConfigError: the storage does not answer, or ignores conditional writes; or the
                 repository there is not one of cogcat's.
         """
+        use_icechunk()
         options = options or {}
         storage = open_storage(location, options)
         with storage_errors(location):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import pickle
 import subprocess
 import sys
@@ -419,3 +420,31 @@ def test_a_search_of_the_past_reads_pixels_of_the_past(stack: Stack) -> None:
             np.testing.assert_array_equal(next(iter(then)).open(bands=["scl"])["scl"], expected)
             np.testing.assert_array_equal(cube["scl"][0], expected)
         assert cat.search().to_xarray(bands=["scl"]).sizes["time"] == 3
+
+
+def _pixels(opened: catalog.Catalog, dataset: Any, results: Any) -> None:
+    for read in (
+        lambda: opened.cube("10TFR", bands=["red"]).red[0, :2, :2].to_numpy(),
+        lambda: dataset.red[0, :2, :2].to_numpy(),
+        lambda: opened.search().count(),
+    ):
+        try:
+            results.put(str(read()))
+        except Exception as error:  # noqa: BLE001 - handed to the test
+            results.put(f"{type(error).__name__}: {error}")
+
+
+def test_pixels_in_a_forked_process_are_refused_instead_of_waited_for(crawled: Stack) -> None:
+    """Icechunk's threads are not there any more; SQL is."""
+    with crawled.connect() as cat:
+        dataset = cat.cube("10TFR", bands=["red"])
+        dataset.red[0, :2, :2].load()
+        context = multiprocessing.get_context("fork")
+        results = context.Queue()
+        child = context.Process(target=_pixels, args=(cat, dataset, results))
+        child.start()
+        said = [results.get(timeout=60) for _ in range(3)]
+        child.join(60)
+    assert [text.partition(":")[0] for text in said[:2]] == ["StoreError"] * 2
+    assert "'spawn' or 'forkserver'" in said[0]
+    assert said[2] == str(SCENES)
