@@ -852,10 +852,11 @@ def test_a_stopped_crawl_keeps_what_is_written(
         )
         report = work.run(items, query={}, collection=C1)
     assert report.interrupted
-    assert report.indexed == 3
-    assert_agree(stack, 3)
+    # Of a page of two, the other may have been read too.
+    assert report.indexed in (3, 4)
+    assert_agree(stack, report.indexed)
     assert stack.rows("SELECT outcome FROM crawls") == [("interrupted",)]
-    assert stack.crawl(bands=["scl"]).indexed == SCENES - 3
+    assert stack.crawl(bands=["scl"]).indexed == SCENES - report.indexed
     assert_agree(stack, SCENES)
 
 

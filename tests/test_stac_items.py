@@ -33,7 +33,7 @@ from stacks import BANDS as BANDS_OF_C1
 from stacks import C1, SCENES, Stack
 
 import catalog
-from catalog import item_rows, lookup
+from catalog import item_rows, search_result
 from catalog.bands import BANDS
 from catalog.database import read_transaction
 from catalog.errors import ConfigError
@@ -474,7 +474,7 @@ def test_the_icechunk_asset_is_enough_to_open_the_scene(
 def test_items_come_in_batches(
     cat: catalog.Catalog, statements: Statements, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lookup, "ITEMS", 4)
+    monkeypatch.setattr(search_result, "ITEMS", 4)
     whole = [item.to_dict(include_self_link=False) for item in cat.search().to_items()]
     for question in ({}, {"bbox": (-130, 40, -110, 50)}, {"sort": "cloud_cover"}, {"limit": 5}):
         scenes = cat.search(**question)  # type: ignore[arg-type]
@@ -706,7 +706,7 @@ def test_the_schema_has_every_field_of_an_item() -> None:
 def test_to_geoparquet(
     crawled: Stack, cat: catalog.Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lookup, "ITEMS", 2)
+    monkeypatch.setattr(search_result, "ITEMS", 2)
     monkeypatch.setattr("catalog.item_table.ROWS", 4)
     path = tmp_path / "items.parquet"
     assert cat.search().to_geoparquet(path) == SCENES
