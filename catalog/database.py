@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -37,12 +38,20 @@ _MIGRATION_LOCK = 0x636F6763
 """Key of PostgreSQL's advisory lock around a migration: two ``init`` at once take turns."""
 
 
-def open_engine(url: str) -> Engine:
+READER_CACHE = 65_536
+"""KB of SQLite's pages that each connection of a reader may keep. With its own 2 MB, a row of a
+catalog of a million scenes takes a third longer: its page has to come from the system again."""
+
+
+def open_engine(url: str, *, cache: int | None = None) -> Engine:
     """Engine for an SQLAlchemy URL; ``postgresql://`` and ``postgres://`` mean psycopg 3.
 
     A SQLite file is not created before something is written. Transactions are
     real on both databases: on SQLite they begin with ``BEGIN``, or ``BEGIN
     IMMEDIATE`` inside ``write_transaction``.
+
+    Args:
+        cache: KB of pages that a connection to SQLite may keep; None for SQLite's own 2 MB.
 
     Raises:
         ConfigError: the URL does not parse or names another database or driver,
@@ -52,6 +61,8 @@ def open_engine(url: str) -> Engine:
     parsed = _parse(url)
     if parsed.get_backend_name() == "sqlite":
         engine = _open_sqlite(parsed)
+        if cache is not None:
+            event.listen(engine, "connect", partial(_keep_pages, cache))
     else:
         # prepare_threshold: psycopg would prepare a statement at its fifth use, and
         # PostgreSQL then plan it without knowing the values: 3 ms became 30.
@@ -351,6 +362,10 @@ def _set_up_sqlite(connection: sqlite3.Connection, record: object) -> None:
     for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _keep_pages(cache: int, connection: sqlite3.Connection, record: object) -> None:
+    connection.execute(f"PRAGMA cache_size = -{cache}").close()
 
 
 def _begin_sqlite(connection: Connection) -> None:

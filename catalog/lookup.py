@@ -98,7 +98,7 @@ class Catalog:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._engine = database.open_engine(settings.database)
+        self._engine = database.open_engine(settings.database, cache=database.READER_CACHE)
         try:
             database.check_revision(self._engine)
             with database.read_transaction(self._engine) as connection:

@@ -323,5 +323,15 @@ def test_loopback_is_open() -> None:
         socket.create_connection(server.getsockname(), timeout=1).close()
 
 
+def test_a_reader_of_sqlite_keeps_more_pages(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'cogcat.db'}"
+    for cache, expected in ((None, -2000), (4096, -4096)):
+        engine = open_engine(url, cache=cache)
+        migrate(engine)
+        with read_transaction(engine) as connection:
+            assert connection.execute(text("PRAGMA cache_size")).scalar() == expected
+        engine.dispose()
+
+
 def test_sqlite_is_new_enough() -> None:
     assert sqlite3.sqlite_version_info >= (3, 35), "RETURNING"
