@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import pickle
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import FrozenInstanceError, fields
 from datetime import UTC, date, datetime, timedelta, timezone
 from functools import partial
 from typing import Any
@@ -534,3 +536,13 @@ def test_a_crawl_and_a_search_understand_alike(question: dict[str, Any]) -> None
     assert crawled.max_cloud_cover == (searched.cloud_cover or (None, None))[1]
     assert crawled.collection == (searched.collection or (None,))[0]
     assert parse_datetime(crawled.datetime) == (searched.datetime or (None, None))
+
+
+def test_a_record_is_as_if_it_were_made_in_the_plain_way(filled: Filled) -> None:
+    found = filled.records[0]
+    made = SceneRecord(*(getattr(found, field.name) for field in fields(SceneRecord)))
+    assert type(found) is SceneRecord
+    assert (found, hash(found), repr(found)) == (made, hash(made), repr(made))
+    assert pickle.loads(pickle.dumps(found)) == made
+    with pytest.raises(FrozenInstanceError):
+        found.id = "another"  # type: ignore[misc]
