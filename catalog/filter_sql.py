@@ -230,9 +230,11 @@ def _operand(operand: Operand, scene: Any) -> ColumnElement[Any]:
     raise AssertionError(operand)
 
 
+# Another name than the question joins it by, or it would be taken for that.
+_NAMED = COLLECTIONS.alias("named")
 _MADE: dict[str, Callable[[Any], ColumnElement[Any]]] = {
     "collection": lambda scene: (
-        select(COLLECTIONS.c.name).where(COLLECTIONS.c.id == scene.collection_id).scalar_subquery()
+        select(_NAMED.c.name).where(_NAMED.c.id == scene.collection_id).scalar_subquery()
     ),
     "grid_code": lambda scene: literal("MGRS-", String()) + scene.tile,
     "latitude_band": lambda scene: func.substr(scene.tile, 3, 1, type_=String()),

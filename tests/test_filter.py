@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import shapely
 from conftest import postgres_database
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, insert
 
@@ -398,6 +398,7 @@ _brief = settings(
         },
     ),
 )
+@example(text="collection = 'sentinel-2-c1-l2a'", more={})
 def test_every_condition_is_answered_as_brute_force_does(
     filled: Filled, text: str, more: Row
 ) -> None:
