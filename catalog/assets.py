@@ -40,19 +40,25 @@ def files_statement(scenes: Sequence[int]) -> Select[Any]:
     )
 
 
-def past_assets(connection: Connection, record: SceneRecord) -> dict[str, AssetRecord]:
-    """The files of an earlier state of a scene by band; none where ``record`` is its present.
-    One statement."""
+def past_assets(
+    connection: Connection, records: Sequence[SceneRecord]
+) -> dict[tuple[int, datetime], dict[str, AssetRecord]]:
+    """Files of earlier states of scenes, by ``SceneRecord.pk`` and ``recorded_at``, then by band;
+    present states are absent. One statement."""
     then = SCENE_REVISIONS.c
-    statement = select(then.assets).where(
-        then.scene_id == record.pk, then.recorded_at == record.recorded_at
+    wanted = {(record.pk, record.recorded_at) for record in records}
+    statement = select(then.scene_id, then.recorded_at, then.assets).where(
+        one_of(then.scene_id, sorted({pk for pk, _ in wanted}))
     )
-    files = connection.execute(statement).scalar() or []
-    found = {}
-    for file in sorted(files, key=lambda file: _ORDER.get(file["band"], len(_ORDER))):
-        taken = file["last_modified"]
-        moment = None if taken is None else datetime.fromisoformat(taken)
-        found[file["band"]] = AssetRecord(**file | {"last_modified": moment})
+    found: dict[tuple[int, datetime], dict[str, AssetRecord]] = {}
+    for pk, at, rows in connection.execute(statement):
+        if (pk, at) not in wanted:
+            continue
+        files = found[pk, at] = {}
+        for row in sorted(rows, key=lambda row: _ORDER.get(row["band"], len(_ORDER))):
+            moment = row["last_modified"]
+            taken = None if moment is None else datetime.fromisoformat(moment)
+            files[row["band"]] = AssetRecord(**row | {"last_modified": taken})
     return found
 
 

@@ -66,7 +66,7 @@ class Committer:
             state = states[ready.key]
             place = Placement(state.root, state.time_index)
             by_collection.setdefault(ready.scene.collection, []).append(ready.indexed(place))
-        with self.report.timed("records"), write_transaction(self.engine) as connection:
+        with write_transaction(self.engine) as connection:
             for collection, scenes in by_collection.items():
                 records.record_updated(
                     connection, self.repository_id, collection, scenes, self.crawl_id
@@ -83,15 +83,14 @@ class Committer:
         collection, tile = key
         branch = f"{collection}/{tile}"
         self.lease.check()
-        with self.report.timed("commit"):
-            written = write_batch(
-                self.repository,
-                branch,
-                collection=collection,
-                tile=tile,
-                scenes=[ready.references for ready in batch],
-                crawl=str(self.crawl_id),
-            )
+        written = write_batch(
+            self.repository,
+            branch,
+            collection=collection,
+            tile=tile,
+            scenes=[ready.references for ready in batch],
+            crawl=str(self.crawl_id),
+        )
         scenes = [ready.indexed(written.placements[ready.scene.id]) for ready in batch]
         transform = batch[0].references.arrays[0].spec.grid.transform
         origin = (transform[2], transform[5])
@@ -104,8 +103,7 @@ class Committer:
             )
             return mine, same_acquisitions(connection, self.repository_id, collection, ids)
 
-        with self.report.timed("records"):
-            (mine, twins), again = write_twice(self.engine, record)
+        (mine, twins), again = write_twice(self.engine, record)
         self._check_mine(commit, mine or again)
         for item, others in twins.items():
             log.info("%s is the same acquisition as %s", item, ", ".join(others))

@@ -317,11 +317,10 @@ class Crawl:
     ) -> tuple[list[Mapping[str, Any]], CatalogError | None]:
         """The next ``size`` items, and the error that the search broke off with after them."""
         page: list[Mapping[str, Any]] = []
-        with self.report.timed("search"):
-            try:
-                page.extend(islice(items, size))
-            except CatalogError as error:
-                return page, error
+        try:
+            page.extend(islice(items, size))
+        except CatalogError as error:
+            return page, error
         return page, None
 
     async def _read(self, work: Work, committer: Committer, reader: Reads) -> None:
@@ -400,8 +399,7 @@ class Crawl:
                 headers.append(result)
         if errors:
             raise errors[0]
-        with self.report.timed("references"):
-            return Ready(scene, scene_references(scene, headers), tuple(headers))
+        return Ready(scene, scene_references(scene, headers), tuple(headers))
 
     async def _flush(self, key: tuple[str, str], committer: Committer) -> None:
         batch = self._waiting.pop(key)

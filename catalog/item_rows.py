@@ -8,14 +8,11 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from catalog.assets import asset_records, assets_statement
-from catalog.bands import BANDS
-from catalog.models import BRANCHES, COLLECTIONS, SCENE_REVISIONS, SCENES, TILES
+from catalog.assets import asset_records, assets_statement, past_assets
+from catalog.models import BRANCHES, COLLECTIONS, SCENES, TILES
 from catalog.portable_sql import one_of
-from catalog.recorded import AssetRecord, CollectionExtent, DescribedScene, SceneRecord
+from catalog.recorded import CollectionExtent, DescribedScene, SceneRecord
 from catalog.selection import superseded
-
-_ORDER = {band.name: place for place, band in enumerate(BANDS)}
 
 
 def described_scenes(
@@ -37,7 +34,7 @@ def described_scenes(
     now = {pk: (at, url, bool(old)) for pk, at, url, old in connection.execute(statement)}
     files = asset_records(connection.execute(assets_statement(records)))
     past = [record for record in records if now[record.pk][0] != record.recorded_at]
-    earlier = _past_files(connection, past) if past else {}
+    earlier = past_assets(connection, past) if past else {}
     described = []
     for record in records:
         at, url, old = now[record.pk]
@@ -94,24 +91,3 @@ def collection_extents(connection: Connection, repository_id: int) -> list[Colle
         )
         for name, (url, boxes, times) in held.items()
     ]
-
-
-def _past_files(
-    connection: Connection, records: Sequence[SceneRecord]
-) -> dict[tuple[int, datetime], dict[str, AssetRecord]]:
-    """Files of earlier states by scene and when that was recorded."""
-    then = SCENE_REVISIONS.c
-    wanted = {(record.pk, record.recorded_at) for record in records}
-    statement = select(then.scene_id, then.recorded_at, then.assets).where(
-        one_of(then.scene_id, sorted({pk for pk, _ in wanted}))
-    )
-    found: dict[tuple[int, datetime], dict[str, AssetRecord]] = {}
-    for pk, at, rows in connection.execute(statement):
-        if (pk, at) not in wanted:
-            continue
-        files = found[pk, at] = {}
-        for row in sorted(rows, key=lambda row: _ORDER.get(row["band"], len(_ORDER))):
-            moment = row["last_modified"]
-            taken = None if moment is None else datetime.fromisoformat(moment)
-            files[row["band"]] = AssetRecord(**row | {"last_modified": taken})
-    return found

@@ -569,8 +569,9 @@ class Catalog:
 
     def _assets(self, record: SceneRecord) -> Mapping[str, AssetRecord]:
         with database.read_transaction(self._engine) as connection:
-            if past := assets.past_assets(connection, record):
-                return past
+            past = assets.past_assets(connection, [record])
+            if files := past.get((record.pk, record.recorded_at)):
+                return files
             rows = connection.execute(assets.assets_statement([record]))
             return assets.asset_records(rows).get(record.pk, {})
 

@@ -321,6 +321,18 @@ def _open_part(
             f"{part.branch} has none of {', '.join(bands)} at {size} m: name other bands, another "
             "resolution or a collection"
         )
+    return open_part(store, cubes, part, size, held, reflectance)
+
+
+def open_part(
+    store: icechunk.IcechunkStore,
+    cubes: Sequence[Cube],
+    part: Part,
+    resolution: int,
+    bands: Sequence[str],
+    reflectance: bool,
+) -> xr.Dataset:
+    """``arrays.open_steps`` of a part's scenes."""
     return arrays.open_steps(
         store,
         cubes,
@@ -328,8 +340,8 @@ def _open_part(
         times=part.times,
         ids=part.ids,
         offsets=part.offsets,
-        resolution=size,
-        bands=held,
+        resolution=resolution,
+        bands=bands,
         reflectance=reflectance,
     )
 

@@ -1,10 +1,10 @@
-"""Where scenes are, as a crawl writes it down and looks it up. Knows no Icechunk.
+"""Where scenes are, as a crawl writes it down; ``known.py`` looks it up. Knows no Icechunk.
 
 Every function works inside the caller's transaction (``database.write_transaction``)
 with a small number of statements that does not depend on the size of the batch, and
 may be repeated with the same arguments and leave the same rows. The order of a crawl is
 
-    registry.register_*, registry.begin_crawl → known_scenes → record_pending
+    registry.register_*, registry.begin_crawl → known.known_scenes → record_pending
     → (commit to the store) → record_indexed | record_updated | failures.record_failed
     → registry.finish_crawl
 

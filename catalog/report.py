@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -60,8 +59,6 @@ class Report:
     interrupted: bool = False
     failures: list[Failure] = field(default_factory=list, repr=False)
     """The first ``FAILURES``; the catalog records all."""
-    cpu: dict[str, float] = field(default_factory=dict)
-    """Seconds of CPU by step, of the threads that run them."""
 
     def counts(self) -> CrawlCounts:
         names = CrawlCounts.__dataclass_fields__
@@ -73,20 +70,3 @@ class Report:
             self.failures.append(Failure(scene, str(error)))
         extra = {"scene": scene, "band": error.band, "href": error.href, "crawl": crawl}
         log.warning("%s", error, extra=extra)
-
-    def timed(self, step: str) -> Timed:
-        return Timed(self.cpu, step)
-
-
-class Timed:
-    """Adds the CPU seconds of a block in this thread to ``totals[step]``."""
-
-    def __init__(self, totals: dict[str, float], step: str) -> None:
-        self._totals, self._step = totals, step
-
-    def __enter__(self) -> None:
-        self._start = time.thread_time()
-
-    def __exit__(self, *exc: object) -> None:
-        spent = time.thread_time() - self._start
-        self._totals[self._step] = self._totals.get(self._step, 0.0) + spent

@@ -66,23 +66,22 @@ class Sieve:
         scenes: dict[tuple[str, str], Scene] = {}
         sources: dict[tuple[str, str], Mapping[str, Any]] = {}
         bad: list[tuple[Any, ItemError]] = []
-        with self.report.timed("items"):
-            for document in documents:
-                self.report.found += 1
-                try:
-                    scene = scene_from_item(document, bands=self.bands)
-                except ItemError as error:
-                    bad.append((document, error))
-                    continue
-                mark = self.report.watermark
-                if scene.updated is not None and (mark is None or scene.updated > mark):
-                    self.report.watermark = scene.updated
-                key = (scene.collection, scene.id)
-                if key not in self.in_hand:
-                    scenes[key], sources[key] = scene, document
+        for document in documents:
+            self.report.found += 1
+            try:
+                scene = scene_from_item(document, bands=self.bands)
+            except ItemError as error:
+                bad.append((document, error))
+                continue
+            mark = self.report.watermark
+            if scene.updated is not None and (mark is None or scene.updated > mark):
+                self.report.watermark = scene.updated
+            key = (scene.collection, scene.id)
+            if key not in self.in_hand:
+                scenes[key], sources[key] = scene, document
         work = Work([], {})
         transaction = read_transaction if self.dry_run else write_transaction
-        with self.report.timed("records"), transaction(self.engine) as connection:
+        with transaction(self.engine) as connection:
             for collection in dict.fromkeys(name for name, _ in scenes):
                 members = [scene for (name, _), scene in scenes.items() if name == collection]
                 known = known_scenes(

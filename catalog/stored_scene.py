@@ -13,7 +13,7 @@ from catalog.arrays import Cube
 from catalog.bands import band_names
 from catalog.errors import NotFoundError
 from catalog.masks import parse_mask
-from catalog.opening import mask_part, parts_of
+from catalog.opening import mask_part, open_part, parts_of
 from catalog.recorded import AssetRecord, SceneRecord
 
 
@@ -181,17 +181,7 @@ class StoredScene:
         assert record.branch is not None
         assert record.snapshot_id is not None
         (part,) = parts_of([record], {record.branch: record.snapshot_id})
-        dataset = arrays.open_steps(
-            store,
-            cubes,
-            steps=part.steps,
-            times=part.times,
-            ids=part.ids,
-            offsets=part.offsets,
-            resolution=resolution,
-            bands=bands,
-            reflectance=reflectance,
-        )
+        dataset = open_part(store, cubes, part, resolution, bands, reflectance)
         if classes:
             dataset = mask_part(dataset, part, store, cubes, classes, resolution)
         dataset = dataset.isel(time=0)
