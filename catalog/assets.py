@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, delete, insert, select
+from sqlalchemy import Connection, Row, Select, delete, insert, select, tuple_
 
 from catalog.bands import BANDS
-from catalog.models import ASSETS, SCENE_REVISIONS, SCENES
-from catalog.portable_sql import one_of
-from catalog.recorded import AssetRecord, SceneRecord
+from catalog.models import ASSETS, RASTERS, SCENE_REVISIONS, SCENES
+from catalog.portable_sql import one_of, upsert
+from catalog.recorded import AssetRecord, Raster, SceneRecord
 
 _ORDER = {band.name: place for place, band in enumerate(BANDS)}
+_RASTER = ("width", "height", "x", "y", "pixel_width", "pixel_height", "dtype", "nodata")
 
 
 def assets_statement(records: Iterable[SceneRecord]) -> Select[Any]:
@@ -34,8 +37,10 @@ def files_statement(scenes: Sequence[int]) -> Select[Any]:
             ASSETS.c.checksum,
             ASSETS.c.header_sha256,
             ASSETS.c.header_length,
+            *(RASTERS.c[name] for name in _RASTER),
         )
         .join(SCENES, SCENES.c.id == ASSETS.c.scene_id)
+        .join(RASTERS, RASTERS.c.id == ASSETS.c.raster_id, isouter=True)
         .where(one_of(ASSETS.c.scene_id, scenes))
     )
 
@@ -58,7 +63,11 @@ def past_assets(
         for row in sorted(rows, key=lambda row: _ORDER.get(row["band"], len(_ORDER))):
             moment = row["last_modified"]
             taken = None if moment is None else datetime.fromisoformat(moment)
-            files[row["band"]] = AssetRecord(**row | {"last_modified": taken})
+            # Files of states that were replaced before rasters were recorded have none.
+            raster = row.get("raster")
+            if raster is not None:
+                raster = Raster(**raster | {"transform": tuple(raster["transform"])})
+            files[row["band"]] = AssetRecord(**row | {"last_modified": taken, "raster": raster})
     return found
 
 
@@ -68,18 +77,41 @@ def asset_records(rows: Iterable[Row[Any]]) -> dict[int, dict[str, AssetRecord]]
     for pk, *values in sorted(
         map(tuple, rows), key=lambda row: (row[0], _ORDER.get(row[1], len(_ORDER)), row[1])
     ):
-        scenes.setdefault(pk, {})[values[0]] = AssetRecord(*values)
+        own: list[Any] = values[: -len(_RASTER)]
+        raster = _raster(*values[-len(_RASTER) :])
+        scenes.setdefault(pk, {})[own[0]] = AssetRecord(*own, raster)
     return scenes
+
+
+@lru_cache(1024)
+def _raster(
+    width: int | None,
+    height: int,
+    x: float,
+    y: float,
+    pixel_width: float,
+    pixel_height: float,
+    dtype: str,
+    nodata: str,
+) -> Raster | None:
+    if width is None:
+        return None
+    transform = (pixel_width, 0.0, x, 0.0, -pixel_height, y)
+    return Raster(width, height, transform, dtype, int(nodata) if nodata else None)
 
 
 def write_assets(
     connection: Connection, scenes: Mapping[int, tuple[str, Sequence[AssetRecord]]]
 ) -> None:
-    """Add the files of scenes that have none, by the scene's key. One statement.
+    """Add the files of scenes that have none, by the scene's key. Three statements.
 
     Args:
         scenes: the beginning that the scene's hrefs share (``scenes.href_prefix``), its files.
     """
+    keys = _raster_keys(
+        connection,
+        {file.raster for _, files in scenes.values() for file in files if file.raster is not None},
+    )
     rows = [
         {
             "scene_id": key,
@@ -91,6 +123,7 @@ def write_assets(
             "checksum": file.checksum,
             "header_sha256": file.header_sha256,
             "header_length": file.header_length,
+            "raster_id": None if file.raster is None else keys[file.raster],
         }
         for key, (prefix, files) in sorted(scenes.items())
         # In the order of the key, which fills SQLite's pages better.
@@ -100,17 +133,39 @@ def write_assets(
         connection.execute(insert(ASSETS), rows)
 
 
+def _raster_keys(connection: Connection, rasters: Iterable[Raster]) -> dict[Raster, int]:
+    """The key of each, made where it is new."""
+    rows = {raster: _raster_row(raster) for raster in rasters}
+    if not rows:
+        return {}
+    connection.execute(
+        upsert(connection.dialect.name, RASTERS).on_conflict_do_nothing(), list(rows.values())
+    )
+    corners = {(row["y"], row["x"]) for row in rows.values()}
+    found = connection.execute(
+        select(RASTERS.c.id, *(RASTERS.c[name] for name in _RASTER)).where(
+            tuple_(RASTERS.c.y, RASTERS.c.x).in_(sorted(corners))
+        )
+    )
+    keys = {tuple(values): key for key, *values in found}
+    return {raster: keys[tuple(row.values())] for raster, row in rows.items()}
+
+
+def _raster_row(raster: Raster) -> dict[str, Any]:
+    pixel_width, _, x, _, pixel_height, y = raster.transform
+    nodata = "" if raster.nodata is None else str(raster.nodata)
+    values = (raster.width, raster.height, x, y, pixel_width, -pixel_height, raster.dtype, nodata)
+    return dict(zip(_RASTER, values, strict=True))
+
+
 def remove_assets(connection: Connection, scenes: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
     """Take the files of scenes out, as JSON values for their revisions. Two statements."""
     files: dict[int, list[dict[str, Any]]] = {key: [] for key in scenes}
-    prefix = select(SCENES.c.href_prefix).where(SCENES.c.id == ASSETS.c.scene_id)
-    held = select(ASSETS, prefix.scalar_subquery().label("prefix"))
-    for row in connection.execute(held.where(one_of(ASSETS.c.scene_id, scenes))).mappings():
-        file = dict(row)
-        file["href"] = file.pop("prefix") + file["href"]
-        if file["last_modified"] is not None:
-            file["last_modified"] = file["last_modified"].isoformat()
-        files[file.pop("scene_id")].append(file)
+    for pk, held in asset_records(connection.execute(files_statement(scenes))).items():
+        for file in held.values():
+            moment = file.last_modified
+            kept = {"last_modified": None if moment is None else moment.isoformat()}
+            files[pk].append(asdict(file) | kept)
     connection.execute(delete(ASSETS).where(one_of(ASSETS.c.scene_id, scenes)))
     return files
 

@@ -190,7 +190,7 @@ class Filter:
     """Valid, 2-D, degrees."""
 
 
-def parse_filter(given: str | Mapping[str, Any] | Filter) -> Filter:
+def parse_filter(given: str | Mapping[str, Any] | bool | Filter) -> Filter:
     """A CQL2 condition on scenes.
 
     Names are those of STAC's extensions (``PROPERTIES``, and ``geometry`` for the footprint),
@@ -199,7 +199,7 @@ def parse_filter(given: str | Mapping[str, Any] | Filter) -> Filter:
     SQL's: a comparison with it is unknown, and so is its opposite.
 
     Args:
-        given: CQL2 text, or CQL2 JSON as text or mapping.
+        given: CQL2 text, or CQL2 JSON as text, mapping or truth value.
 
     Raises:
         UsageError: it does not parse, names an unknown property, function or operator, or
@@ -215,8 +215,9 @@ def parse_filter(given: str | Mapping[str, Any] | Filter) -> Filter:
             text = given.strip()
             if text.startswith("{"):
                 document = json.loads(text)
-        elif isinstance(given, Mapping):
-            document = dict(given)
+        elif isinstance(given, Mapping | bool):
+            # A truth value alone is a condition too, as JSON as much as ``TRUE`` is as text.
+            document = given if isinstance(given, bool) else dict(given)
             text = json.dumps(document, sort_keys=True)
         else:
             raise UsageError(f"malformed filter {given!r}: write CQL2 as text or JSON")

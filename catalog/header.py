@@ -70,7 +70,7 @@ class Level:
     """TIFF tag 259, one of virtual-tiff's ``COMPRESSORS``."""
     predictor: int
     """TIFF tag 317: 1 none, 2 horizontal differencing."""
-    nodata: int | float | None
+    nodata: int | None
     offsets: NDArray[np.uint64]
     """Shape (planes, tile rows, tile columns); planes is 1 where interleaved. 0 with length 0: no
     such tile in the file, it reads as nodata."""

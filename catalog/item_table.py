@@ -105,6 +105,11 @@ def item_schema(schemes: Iterable[str] = ()) -> pa.Schema:
         [
             *file,
             ("bands", pa.list_(band)),
+            ("proj:shape", pa.list_(count)),
+            ("proj:transform", pa.list_(number)),
+            ("data_type", text),
+            ("nodata", count),
+            ("gsd", number),
             ("raster:scale", number),
             ("raster:offset", number),
             ("file:size", count),

@@ -3,7 +3,7 @@
 What belongs together:
 
     sources      where hrefs are read                 repositories ─┐
-    collections ─┬─ scenes ── assets                  branches ─────┴─ snapshots
+    collections ─┬─ scenes ── assets ── rasters       branches ─────┴─ snapshots
                  │    └────── scene_revisions         crawls ── watches
                  └─ item_failures                     leases       tiles
 
@@ -48,7 +48,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from catalog.portable_sql import ETag, Hex, UtcDateTime
 from catalog.recorded import STATUSES
 
-REVISION = "0002"
+REVISION = "0003"
 """Alembic revision whose schema these models are; a test compares it with ``migrations/``."""
 
 # SQLite only counts up by itself on a column declared exactly INTEGER.
@@ -250,6 +250,31 @@ class SceneRow(SceneState, Base):
     )
 
 
+class RasterRow(Base):
+    """What files hold at their full resolution: the same for many of a tile's, so kept once."""
+
+    __tablename__ = "rasters"
+    id: Mapped[Key]
+    width: Mapped[int]
+    height: Mapped[int]
+    x: Mapped[float]
+    """Upper left corner, metres of the scene's EPSG code; as are the next three."""
+    y: Mapped[float]
+    pixel_width: Mapped[float]
+    pixel_height: Mapped[float]
+    """Positive."""
+    dtype: Mapped[Name]
+    nodata: Mapped[Name]
+    """A whole number; empty for none, since NULL would be unequal to itself."""
+    __table_args__ = (
+        UniqueConstraint(
+            *("y", "x", "width", "height", "pixel_width", "pixel_height", "dtype", "nodata"),
+            # By the convention it would be longer than PostgreSQL's names may be.
+            name="uq_rasters_all",
+        ),
+    )
+
+
 class AssetRow(Base):
     """One file of an indexed scene, as it was when its header was read."""
 
@@ -267,6 +292,8 @@ class AssetRow(Base):
     """STAC ``file:checksum``: a multihash."""
     header_sha256: Mapped[Digest]
     header_length: Mapped[int]
+    raster_id: Mapped[int | None] = mapped_column(ForeignKey("rasters.id"))
+    """None of files that were recorded before there was this column."""
     # The key is the row's only order: SQLite then keeps one tree instead of two.
     __table_args__ = ({"sqlite_with_rowid": False},)
 
@@ -279,7 +306,7 @@ class SceneRevisionRow(SceneState, Base):
     scene_id: Mapped[int] = mapped_column(ForeignKey("scenes.id", ondelete="CASCADE"))
     assets: Mapped[list[Any]]
     """Objects of band, href, size, etag, last_modified (ISO 8601), checksum, header_sha256,
-    header_length."""
+    header_length, raster (null, or the fields of ``recorded.Raster``)."""
     replaced_at: Mapped[Instant]
     __table_args__ = (
         UniqueConstraint("scene_id", "revision"),
@@ -383,6 +410,7 @@ BRANCHES = _table(BranchRow)
 TILES = _table(TileRow)
 SCENES = _table(SceneRow)
 ASSETS = _table(AssetRow)
+RASTERS = _table(RasterRow)
 SCENE_REVISIONS = _table(SceneRevisionRow)
 ITEM_FAILURES = _table(ItemFailureRow)
 SNAPSHOTS = _table(SnapshotRow)

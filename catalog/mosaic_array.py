@@ -195,28 +195,50 @@ class MosaicArray(OuterArray):
         size = tuple(side.stop - side.start for side in window)
         fill: Any = np.nan if self.reflectance else self.nodata or 0
         out = np.full((*self.samples, *size), fill, self.dtype)
+        untouched = True
         for scene, layer in self.steps[step]:
             if layer is None:
                 continue
-            missing = np.isnan(out) if self.reflectance else out == fill
-            if not missing.any():
+            missing: Any = True
+            wanted: Window | None = window
+            if not untouched:
+                missing = np.isnan(out) if self.reflectance else out == fill
+                # Only the ground around what is missing is read.
+                wanted = _around(missing, window)
+            if wanted is None:
                 break
-            found = layer.window(block, window, self.resampling)
+            found = layer.window(block, wanted, self.resampling)
             if found is None:
                 continue
             part, pixels = found
             place_in = (..., *_within(part, window))
-            valid = np.ones(pixels.shape, np.bool_)
-            if layer.levels.nodata is not None:
+            valid: Any = True
+            if layer.levels.nodata is not None and not (untouched and fill == layer.levels.nodata):
                 valid = pixels != layer.levels.nodata
-            if self.masks is not None and valid.any():
+            if self.masks is not None and np.any(valid):
                 masked = self.masks.masked(scene, block, window)
                 if masked is not None:
-                    valid &= ~masked[_within(part, window)]
+                    valid = valid & ~masked[_within(part, window)]
             if self.reflectance:
                 pixels = (pixels + np.float32(layer.boa_offset)) * np.float32(REFLECTANCE_SCALE)
-            np.copyto(out[place_in], pixels, where=missing[place_in] & valid, casting="same_kind")
+            free = missing if untouched else missing[place_in]
+            np.copyto(out[place_in], pixels, where=free & valid, casting="same_kind")
+            untouched = False
         return out
+
+
+def _around(missing: NDArray[np.bool_], window: Window) -> Window | None:
+    """The smallest part of ``window`` that holds all that is missing; None where nothing is."""
+    flat = missing.any(axis=0) if missing.ndim == 3 else missing
+    rows = np.flatnonzero(flat.any(axis=1))
+    if not len(rows):
+        return None
+    columns = np.flatnonzero(flat[rows[0] : rows[-1] + 1].any(axis=0))
+    down, across = (
+        slice(side.start + int(found[0]), side.start + int(found[-1]) + 1)
+        for side, found in zip(window, (rows, columns), strict=True)
+    )
+    return down, across
 
 
 def _within(part: Window, window: Window) -> Window:

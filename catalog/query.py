@@ -91,7 +91,7 @@ class Query:
         status: str | Iterable[str] | None = "indexed",
         newest: bool = False,
         updated_since: Any = None,
-        filter: str | Mapping[str, Any] | Filter | None = None,
+        filter: str | Mapping[str, Any] | bool | Filter | None = None,
         per_tile: str | None = None,
         as_of: Instant | str | None = None,
         sort: str | Iterable[str] | None = None,

@@ -63,6 +63,19 @@ class SceneRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Raster:
+    """The image of a file at its full resolution: where its pixels lie, and of what type they are."""
+
+    width: int
+    height: int
+    transform: tuple[float, float, float, float, float, float]
+    """Affine order (a, b, c, d, e, f), metres of the scene's CRS; north up."""
+    dtype: str
+    """NumPy name: ``uint16``."""
+    nodata: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class AssetRecord:
     """One file of an indexed scene, as it was when its header was read."""
 
@@ -80,6 +93,9 @@ class AssetRecord:
     header_sha256: str
     """Hex SHA-256 of the first ``header_length`` bytes of the file."""
     header_length: int
+    raster: Raster | None = None
+    """As its header says; None where that could not be read again, or was before it was recorded.
+    """
 
 
 @dataclass(frozen=True, slots=True)

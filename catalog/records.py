@@ -111,7 +111,7 @@ def record_indexed(
     withdrawn: Sequence[str] = (),
     now: datetime | None = None,
 ) -> bool:
-    """Record one commit and where its scenes are now, whole. Ten statements, and
+    """Record one commit and where its scenes are now, whole. Twelve statements, and
     four more where scenes were indexed before: their earlier states become revisions.
 
     Args:
@@ -170,7 +170,7 @@ def record_updated(
     now: datetime | None = None,
 ) -> None:
     """Record changed items whose files are as they were: the scenes stay where they are, at the
-    snapshot they have. Eleven statements.
+    snapshot they have. Thirteen statements.
 
     Raises:
         NotFoundError: the collection is not registered.

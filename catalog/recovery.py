@@ -22,7 +22,7 @@ from catalog.database import read_transaction, write_transaction
 from catalog.errors import ConfigError, HeaderError, StoreError
 from catalog.header import Header, Reads
 from catalog.known import known_scenes, wanted_scenes
-from catalog.recorded import AssetRecord, Commit, IndexedScene
+from catalog.recorded import AssetRecord, Commit, IndexedScene, Raster
 from catalog.repository import Repository, Snapshot
 from catalog.scene import Scene
 
@@ -232,4 +232,11 @@ def file_record(header: Header) -> AssetRecord:
         checksum=header.asset.checksum,
         header_sha256=header.sha256,
         header_length=header.read,
+        raster=Raster(
+            width=header.levels[0].width,
+            height=header.levels[0].height,
+            transform=header.transform,
+            dtype=header.levels[0].dtype,
+            nodata=header.levels[0].nodata,
+        ),
     )

@@ -149,6 +149,14 @@ class ItemMaker:
             ["visual"] if file.band == "visual" else ["data", *(["reflectance"] * reflectance)]
         )
         asset["bands"] = _bands(file.band)
+        if file.raster is not None:
+            raster = file.raster
+            asset["proj:shape"] = [raster.height, raster.width]
+            asset["proj:transform"] = list(raster.transform)
+            asset["data_type"] = raster.dtype
+            if raster.nodata is not None:
+                asset["nodata"] = raster.nodata
+            asset["gsd"] = raster.transform[0]
         if reflectance:
             asset["raster:scale"] = 0.0001
             asset["raster:offset"] = record.boa_offset / 10000
@@ -283,10 +291,11 @@ def _properties(record: SceneRecord) -> dict[str, Any]:
 
 
 def _bands(band: str) -> list[dict[str, Any]]:
+    """Of a file, by the product's own numbers: whoever asks by the asset's key finds it by that."""
     names = ("red", "green", "blue") if band == "visual" else (band,)
     bands: list[dict[str, Any]] = []
     for name in names:
-        entry: dict[str, Any] = {"name": name}
+        entry: dict[str, Any] = {"name": BY_NAME[name].number if name in BY_NAME else name}
         if name in _EO:
             entry["eo:common_name"], entry["eo:center_wavelength"] = _EO[name]
         bands.append(entry)

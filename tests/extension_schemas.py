@@ -65,7 +65,18 @@ FIELDS: dict[str, tuple[str, dict[str, Schema]]] = {
         "processing:",
         {"processing:level": TEXT, "processing:version": TEXT},
     ),
-    "projection/v2.0.0": ("proj:", {"proj:code": {"type": "string", "pattern": "^[A-Z]+:\\d+$"}}),
+    "projection/v2.0.0": (
+        "proj:",
+        {
+            "proj:code": {"type": "string", "pattern": "^[A-Z]+:\\d+$"},
+            "proj:shape": {"type": "array", "minItems": 2, "maxItems": 2, "items": COUNT},
+            "proj:transform": {
+                "type": "array",
+                "items": NUMBER,
+                "oneOf": [{"minItems": n, "maxItems": n} for n in (6, 9)],
+            },
+        },
+    ),
     "raster/v2.0.0": ("raster:", {"raster:scale": NUMBER, "raster:offset": NUMBER}),
     "sentinel-2/v1.0.0": (
         "s2:",

@@ -22,6 +22,7 @@ from sqlalchemy import Engine, insert, inspect, select, text
 from sqlalchemy.exc import IntegrityError, StatementError
 
 from catalog import database
+from catalog.assets import asset_records, files_statement
 from catalog.database import (
     check_revision,
     migrate,
@@ -34,6 +35,7 @@ from catalog.database import (
 from catalog.errors import BusyError, ConfigError
 from catalog.models import BRANCHES, REPOSITORIES, REVISION, TILES, Base
 from catalog.portable_sql import one_of
+from catalog.recorded import AssetRecord
 
 NOW = datetime(2024, 2, 29, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -108,10 +110,22 @@ def test_a_catalog_of_an_earlier_revision_keeps_its_rows(database_url: str) -> N
         }  # fmt: skip
         names, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
         connection.execute(text(f"INSERT INTO scenes ({names}) VALUES ({marks})"), values)
-    migrate(engine)
-    with read_transaction(engine) as connection:
-        rows = connection.execute(text("SELECT item_id, status, acquisition FROM scenes")).all()
-    assert rows == [("i", "pending", None)]
+        connection.execute(
+            text("INSERT INTO assets (scene_id, band, href, header_sha256, header_length)"
+                 " VALUES (1, 'red', 'red.tif', :digest, 9)"), {"digest": b"z"}
+        )  # fmt: skip
+    for _ in range(2):
+        migrate(engine)
+        with read_transaction(engine) as connection:
+            rows = connection.execute(text("SELECT item_id, status, acquisition FROM scenes")).all()
+            files = asset_records(connection.execute(files_statement([1])))[1]
+        assert rows == [("i", "pending", None)]
+        assert files == {"red": AssetRecord("red", "red.tif", *[None] * 4, b"z".hex(), 9, None)}
+        with migration_connection(engine) as connection:
+            config.attributes["connection"] = connection
+            command.downgrade(config, "0001")
+        with read_transaction(engine) as connection:
+            assert connection.execute(text("SELECT band FROM assets")).all() == [("red",)]
     engine.dispose()
 
 

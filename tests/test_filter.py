@@ -399,6 +399,7 @@ _brief = settings(
     ),
 )
 @example(text="collection = 'sentinel-2-c1-l2a'", more={})
+@example(text="TRUE", more={})
 def test_every_condition_is_answered_as_brute_force_does(
     filled: Filled, text: str, more: Row
 ) -> None:

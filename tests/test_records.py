@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,7 +23,7 @@ from catalog.heads import branch_heads, branch_snapshots, branch_summary, tile_b
 from catalog.known import known_scenes, wanted_scenes
 from catalog.models import ASSETS, SCENE_REVISIONS, SCENES, SNAPSHOTS, TILES, Base
 from catalog.query import Query
-from catalog.recorded import AssetRecord, Commit, CrawlCounts, IndexedScene, KnownRepository
+from catalog.recorded import AssetRecord, Commit, CrawlCounts, IndexedScene, KnownRepository, Raster
 from catalog.records import record_indexed, record_pending
 from catalog.registry import (
     begin_crawl,
@@ -41,6 +41,8 @@ from catalog.tiles import tile_box
 
 C1 = "sentinel-2-c1-l2a"
 NOW = datetime(2024, 3, 1, tzinfo=UTC)
+RED = Raster(10980, 10980, (10.0, 0.0, 600000.0, 0.0, -10.0, 5100000.0), "uint16", 0)
+SCL = Raster(5490, 5490, (20.0, 0.0, 600000.0, 0.0, -20.0, 5100000.0), "uint8", None)
 Statements = Callable[[Engine], AbstractContextManager[list[str]]]
 
 
@@ -68,6 +70,7 @@ def _files(scene: Scene, etag: str = '"e"') -> tuple[AssetRecord, ...]:
             checksum="1220" + "ab" * 32,
             header_sha256="cd" * 32,
             header_length=4208,
+            raster=SCL if band == "scl" else RED,
         )
         for band in ("scl", "red", "nir")
     )
@@ -249,6 +252,7 @@ def test_a_changed_scene_stays_as_it_was_until_it_is_indexed_again(engine: Engin
         "checksum": "1220" + "ab" * 32,
         "header_sha256": "cd" * 32,
         "header_length": 4208,
+        "raster": asdict(RED) | {"transform": list(RED.transform)},
     }
 
 
@@ -376,11 +380,11 @@ def test_statements_do_not_grow_with_the_batch(
         assert len(seen) == 1
         with statements(engine) as seen:
             record_indexed(connection, repository, _commit(), _indexed(scenes), crawl)
-        assert len(seen) == 10, seen
+        assert len(seen) == 12, seen
         with statements(engine) as seen:
             again = _commit("SNAP2", "SNAP1")
             record_indexed(connection, repository, again, _indexed(scenes), crawl)
-        assert len(seen) == 14, seen
+        assert len(seen) == 16, seen
         with statements(engine) as seen:
             assert not record_indexed(connection, repository, again, _indexed(scenes), crawl)
         assert len(seen) == 3, seen

@@ -16,6 +16,7 @@ from urllib.request import url2pathname
 import geopandas
 import icechunk
 import numpy as np
+import odc.stac
 import pyarrow.parquet
 import pystac
 import pytest
@@ -41,7 +42,14 @@ from catalog.footprint import footprint, footprint_geojson, within_180
 from catalog.item import scene_from_item
 from catalog.item_file import read_items
 from catalog.item_table import item_schema, write_items
-from catalog.recorded import STATUSES, AssetRecord, CollectionExtent, DescribedScene, SceneRecord
+from catalog.recorded import (
+    STATUSES,
+    AssetRecord,
+    CollectionExtent,
+    DescribedScene,
+    Raster,
+    SceneRecord,
+)
 from catalog.settings import BUILT_IN_SOURCES, Source
 from catalog.stac_items import ICECHUNK_ASSET, ItemMaker, collection_document, enclosing_bbox
 
@@ -87,6 +95,9 @@ def make_record(**changes: Any) -> SceneRecord:
 _SCENE = frozenset(type(make_scene()).__dataclass_fields__) | {"footprint"}
 
 
+RASTER = Raster(10980, 10970, (10.0, 0.0, 600000.0, 0.0, -10.0, 5100000.0), "uint16", 0)
+
+
 def make_files(*bands: str, **changes: Any) -> dict[str, AssetRecord]:
     values: dict[str, Any] = {
         "size": 1234,
@@ -95,6 +106,7 @@ def make_files(*bands: str, **changes: Any) -> dict[str, AssetRecord]:
         "checksum": "1220" + "cc" * 32,
         "header_sha256": "dd" * 32,
         "header_length": 4208,
+        "raster": RASTER,
     } | changes
     return {band: AssetRecord(band, f"{BUCKET}a/{band}.tif", **values) for band in bands}
 
@@ -149,6 +161,7 @@ def scenes(draw: st.DrawFn) -> DescribedScene:
             draw(st.none() | DIGESTS.map(lambda digest: "1220" + digest)),
             "dd" * 32,
             4208,
+            draw(st.none() | st.just(RASTER)),
         )
         for band in BANDS
         if located and (band.name in bands or band.name == "red")
@@ -209,6 +222,10 @@ def test_every_scene_is_a_valid_item(scene: DescribedScene) -> None:
         assert getattr(again, name) == getattr(record, name), name
     assert [(a.band, a.href, a.size, a.checksum) for a in again.assets] == [
         (f.band, f.href, f.size, f.checksum) for f in scene.files.values()
+    ]
+    assert [(a.shape, a.transform) for a in again.assets] == [
+        ((f.raster.height, f.raster.width), f.raster.transform) if f.raster else (None, None)
+        for f in scene.files.values()
     ]
     before, after = shapely.from_wkb(record.footprint), shapely.from_wkb(again.footprint)
     # Cut at 180 and brought to -180, a corner is where it was but for its last digits.
@@ -290,7 +307,12 @@ def test_an_item() -> None:
         "type": "image/tiff; application=geotiff; profile=cloud-optimized",
         "title": "Red, 665 nm",
         "roles": ["data", "reflectance"],
-        "bands": [{"name": "red", "eo:common_name": "red", "eo:center_wavelength": 0.665}],
+        "bands": [{"name": "B04", "eo:common_name": "red", "eo:center_wavelength": 0.665}],
+        "proj:shape": [10970, 10980],
+        "proj:transform": [10.0, 0.0, 600000.0, 0.0, -10.0, 5100000.0],
+        "data_type": "uint16",
+        "nodata": 0,
+        "gsd": 10.0,
         "raster:scale": 0.0001,
         "raster:offset": -0.1,
         "file:size": 1234,
@@ -300,7 +322,7 @@ def test_an_item() -> None:
     assert item["assets"]["scl"]["roles"] == ["data"]
     assert "raster:scale" not in item["assets"]["scl"]
     assert item["assets"]["visual"]["roles"] == ["visual"]
-    assert [band["name"] for band in item["assets"]["visual"]["bands"]] == ["red", "green", "blue"]
+    assert [band["name"] for band in item["assets"]["visual"]["bands"]] == ["B04", "B03", "B02"]
     assert item["assets"]["icechunk"] == {
         "href": "s3://my-bucket/s2",
         "type": "application/vnd.zarr+icechunk",
@@ -431,6 +453,25 @@ def test_to_items(crawled: Stack, cat: catalog.Catalog, statements: Statements) 
         assert (
             item.get_single_link("collection").href == f"{crawled.server.stac_url}/collections/{C1}"
         )
+
+
+def test_odc_stac_needs_nothing_but_the_items(crawled: Stack, cat: catalog.Catalog) -> None:
+    """Grid, types and nodata stand in the items. (odc-stac 0.5 looks for other names of a band in
+    ``eo:bands`` only, which STAC 1.1 has no more.)"""
+    found = cat.search(tile="10TFR", sort="datetime")
+    bands = ["red", "nir", "scl"]
+    files = {
+        crawled.href(item, band): str(crawled.path(item, band))
+        for item in crawled.items
+        for band in item["assets"]
+    }
+    loaded = odc.stac.load(found.to_items(), bands=bands, groupby="id", patch_url=files.get)
+    cube = cat.cube("10TFR", bands=["red", "nir"], resolution=10)
+    assert loaded.odc.geobox == cube.odc.geobox
+    assert loaded.nir.attrs["nodata"] == 0
+    assert [loaded[band].dtype for band in bands] == ["uint16", "uint16", "uint8"]
+    for band in ("red", "nir"):
+        np.testing.assert_array_equal(cube[band].values, loaded[band].values)
 
 
 def test_the_icechunk_asset_is_enough_to_open_the_scene(
