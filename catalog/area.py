@@ -8,6 +8,7 @@ may lie.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ from catalog.parse import Box
 
 _EASTMOST = 180.0 + WIDEST
 _SHIFTS = (-360.0, 0.0, 360.0)
+_EWKT = re.compile(r"SRID=(\d{1,9});(.*)", re.DOTALL | re.IGNORECASE)
+_HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 _COLLECTION = 7  # shapely's type id
 _FAULTS = (
     shapely.errors.ShapelyError,
@@ -30,6 +33,7 @@ _FAULTS = (
     KeyError,
     OverflowError,
     RecursionError,
+    RuntimeError,  # of PROJ
     TypeError,
     ValueError,
 )
@@ -38,15 +42,16 @@ _FAULTS = (
 def parse_geometry(given: Any) -> BaseGeometry:
     """A valid 2-D geometry from any form people write it in.
 
-    Takes GeoJSON (geometry, Feature or FeatureCollection, as a mapping or text), WKT,
-    shapely, or anything with ``__geo_interface__``. Heights are dropped, lines that cross
-    themselves are mended, and several features become their union. Longitudes are taken
+    Takes GeoJSON (geometry, Feature or FeatureCollection, as a mapping or text), WKT or WKB,
+    shapely, anything with ``__geo_interface__``, or a list of these. What knows its CRS
+    (geopandas, odc-geo, EWKT) is brought to degrees, or refused. Heights are dropped, lines that
+    cross themselves are mended, and several features become their union. Longitudes are taken
     literally (a polygon may span the globe) and may run beyond ±180 to cross the
     antimeridian.
 
     Raises:
-        UsageError: not a geometry, empty, or a coordinate that is not a finite number or not
-            on the globe.
+        UsageError: not a geometry, empty, of an SRID that is not 4326, or a coordinate that is
+            not a finite number or not on the globe.
     """
     try:
         shape = shapely.force_2d(_shape(given))
@@ -141,13 +146,20 @@ def intersects_footprint(
 
 
 def _shape(given: Any) -> BaseGeometry:
+    if isinstance(given, str | bytes | bytearray):
+        given = _shape_of_text(given)
     if isinstance(given, BaseGeometry):
+        srid = int(shapely.get_srid(given))
+        if srid not in (0, 4326):
+            raise ValueError(f"its SRID is {srid}; give longitude, latitude in degrees, 4326")
         return given
-    if isinstance(given, str):
-        if not given.lstrip().startswith("{"):
-            return shapely.from_wkt(given)
-        given = json.loads(given)
-    document = given if isinstance(given, Mapping) else given.__geo_interface__
+    if isinstance(given, list | tuple):
+        return shapely.geometrycollections([_shape(part) for part in given])
+    if getattr(given, "crs", None) is not None and hasattr(given, "to_crs"):
+        given = given.to_crs("EPSG:4326")
+    document = given if isinstance(given, Mapping) else getattr(given, "__geo_interface__", None)
+    if document is None:
+        raise TypeError(f"a {type(given).__name__} has no __geo_interface__")
     kind = document.get("type")
     if kind == "Feature":
         return _shape_of_feature(document)
@@ -156,6 +168,20 @@ def _shape(given: Any) -> BaseGeometry:
             raise ValueError("the FeatureCollection has no features")
         return shapely.geometrycollections([_shape_of_feature(f) for f in document["features"]])
     return shapely.geometry.shape(document)
+
+
+def _shape_of_text(given: str | bytes | bytearray) -> BaseGeometry:
+    if isinstance(given, bytes | bytearray) and not given.lstrip().startswith(b"{"):
+        return shapely.from_wkb(bytes(given))
+    text = (given if isinstance(given, str) else given.decode()).strip()
+    if text.startswith("{"):
+        return _shape(json.loads(text))
+    if _HEX.fullmatch(text):
+        return shapely.from_wkb(text)
+    extended = _EWKT.fullmatch(text)
+    if extended is None:
+        return shapely.from_wkt(text)
+    return shapely.set_srid(shapely.from_wkt(extended[2]), int(extended[1]))
 
 
 def _shape_of_feature(document: Mapping[str, Any]) -> BaseGeometry:

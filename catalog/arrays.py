@@ -26,7 +26,8 @@ from catalog import accessor as accessor  # registers it
 from catalog.bands import BANDS, BY_NAME
 from catalog.chunk_reader import ChunkError, Key, StoredArray, read_chunks
 from catalog.cube import REFLECTANCE_SCALE, Grid, grid_mapping, grid_of_group
-from catalog.errors import NotFoundError, StoreError
+from catalog.errors import NotFoundError, StoreError, UsageError
+from catalog.json_values import finite
 from catalog.read_errors import unreadable
 from catalog.repository import SnapshotStore, get_document
 
@@ -146,6 +147,7 @@ def choose(
 
     Raises:
         NotFoundError: no such resolution, or a band has no array there; says what there is.
+        UsageError: the resolution is no number.
     """
     there = resolutions(cubes)
     if not there:
@@ -160,6 +162,8 @@ def choose(
         if not sizes:
             raise NotFoundError(f"{what}: no one resolution has all of {', '.join(bands or ())}")
         resolution = sizes[0]
+    if finite(resolution) is None:
+        raise UsageError(f"resolution {resolution!r} is not the size of a pixel in metres")
     size = round(resolution)
     if size not in there or size != resolution:
         listed = ", ".join(map(str, there))

@@ -16,6 +16,7 @@ from catalog.portable_sql import one_of, upsert
 from catalog.recorded import AssetRecord, Raster, SceneRecord
 
 _ORDER = {band.name: place for place, band in enumerate(BANDS)}
+_FILE = ("href", "size", "etag", "last_modified", "checksum", "header_sha256", "header_length")
 _RASTER = ("width", "height", "x", "y", "pixel_width", "pixel_height", "dtype", "nodata")
 
 
@@ -31,12 +32,7 @@ def files_statement(scenes: Sequence[int]) -> Select[Any]:
             ASSETS.c.scene_id,
             ASSETS.c.band,
             (SCENES.c.href_prefix + ASSETS.c.href).label("href"),
-            ASSETS.c.size,
-            ASSETS.c.etag,
-            ASSETS.c.last_modified,
-            ASSETS.c.checksum,
-            ASSETS.c.header_sha256,
-            ASSETS.c.header_length,
+            *(ASSETS.c[name] for name in _FILE[1:]),
             *(RASTERS.c[name] for name in _RASTER),
         )
         .join(SCENES, SCENES.c.id == ASSETS.c.scene_id)
@@ -74,12 +70,13 @@ def past_assets(
 def asset_records(rows: Iterable[Row[Any]]) -> dict[int, dict[str, AssetRecord]]:
     """Files by ``SceneRecord.pk`` and band, in the order of ``bands.BANDS``."""
     scenes: dict[int, dict[str, AssetRecord]] = {}
-    for pk, *values in sorted(
+    ordered: list[tuple[Any, ...]] = sorted(
         map(tuple, rows), key=lambda row: (row[0], _ORDER.get(row[1], len(_ORDER)), row[1])
-    ):
-        own: list[Any] = values[: -len(_RASTER)]
-        raster = _raster(*values[-len(_RASTER) :])
-        scenes.setdefault(pk, {})[own[0]] = AssetRecord(*own, raster)
+    )
+    for pk, band, *rest in ordered:
+        own: dict[str, Any] = dict(zip(_FILE, rest[: len(_FILE)], strict=True))
+        raster = _raster(*rest[len(_FILE) :])
+        scenes.setdefault(pk, {})[band] = AssetRecord(band=band, **own, raster=raster)
     return scenes
 
 

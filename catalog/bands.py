@@ -70,7 +70,9 @@ def band_name(name: str) -> str:
 
 
 def band_names(names: Iterable[str]) -> tuple[str, ...]:
-    """``band_name`` of each, without repeats, in the order asked for."""
+    """``band_name`` of each, without repeats, in the order asked for; a text alone is one."""
+    if isinstance(names, str):
+        names = [names]
     return tuple(dict.fromkeys(band_name(name) for name in names))
 
 

@@ -88,6 +88,8 @@ def search(
     geojson and geoparquet are STAC items, each with an asset that says where in the repository
     the scene is.
     """
+    if as_json and style not in ("table", "json"):
+        raise UsageError(f"--json and --format {style} are two answers: give one")
     style = "json" if as_json else style
     asked = question(options)
     if output is not None and style not in cli_export.STYLES:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -17,9 +18,15 @@ from rich.logging import RichHandler
 from catalog import logs
 from catalog.errors import BusyError, CatalogError, UsageError
 
+if TYPE_CHECKING:
+    from shapely.geometry.base import BaseGeometry
+
 FAILED, USAGE, BUSY, INTERRUPTED = 1, 2, 3, 130
 UNEXPECTED = 1
 """As Python's own for an error that nobody caught."""
+
+_WRITTEN_OUT = re.compile(r"\s*(\{|(SRID=\d+;)?[A-Za-z]+\s*Z?\s*\()")
+"""How GeoJSON and WKT begin, and no file's name does."""
 
 err = Console(stderr=True, soft_wrap=True)
 log = logging.getLogger("catalog")
@@ -125,20 +132,40 @@ def where_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The filters that crawl and search share."""
     for option in (
         click.option("--limit", type=int, metavar="N", help="At most this many scenes."),
-        click.option("--ids", multiple=True, metavar="ID", help="Item ids; may be repeated."),
+        click.option(
+            "--ids",
+            multiple=True,
+            metavar="ID",
+            callback=_several,
+            help="Item ids; commas between them, or repeated.",
+        ),
         click.option(
             "--max-cloud-cover", type=float, metavar="PERCENT", help="At most this cloudy."
         ),
         click.option("--datetime", metavar="RANGE", help="2023, 2023-12, 2023-12-01/.., …, UTC."),
         click.option(
-            "--intersects", metavar="FILE", help="GeoJSON file with a geometry; - for stdin."
+            "--intersects",
+            metavar="FILE",
+            help="GeoJSON or WKT of a geometry: a file, - for stdin, or the text itself.",
         ),
         click.option("--bbox", metavar="W,S,E,N", help="Degrees; W > E crosses the antimeridian."),
-        click.option("--tile", multiple=True, metavar="TILE", help="MGRS tile; may be repeated."),
+        click.option(
+            "--tile",
+            multiple=True,
+            metavar="TILE",
+            callback=_several,
+            help="MGRS tiles; commas between them, or repeated.",
+        ),
         click.option("--collection", metavar="ID", help="STAC collection."),
     ):
         command = option(command)
     return command
+
+
+def _several(
+    context: click.Context, option: click.Parameter, value: tuple[str, ...]
+) -> tuple[str, ...]:
+    return tuple(part for word in value for part in word.split(","))
 
 
 def wait_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -216,14 +243,25 @@ def _range(text: str) -> tuple[float | None, ...]:
         ) from None
 
 
-def geometry(path: str | None) -> Any:
-    if path is None:
+def geometry(given: str | None) -> BaseGeometry | None:
+    """What ``--intersects`` names."""
+    if given is None:
         return None
+    # Takes a moment to import, which `cogcat --help` need not wait for.
+    from catalog.area import parse_geometry
+
+    text = given
     try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
-        return json.loads(text)
+        if given == "-":
+            text = sys.stdin.read()
+        elif not _WRITTEN_OUT.match(given):
+            text = Path(given).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise UsageError(f"--intersects {path}: {error}") from error
+        raise UsageError(f"--intersects {given}: {error}") from error
+    try:
+        return parse_geometry(text)
+    except UsageError as error:
+        raise UsageError(f"--intersects {given[:60]}: {error}") from error
 
 
 def print_json(value: Any) -> None:

@@ -236,6 +236,7 @@ _MADE: dict[str, Callable[[Any], ColumnElement[Any]]] = {
     "collection": lambda scene: (
         select(_NAMED.c.name).where(_NAMED.c.id == scene.collection_id).scalar_subquery()
     ),
+    "constellation": lambda scene: literal("sentinel-2", String()),
     "grid_code": lambda scene: literal("MGRS-", String()) + scene.tile,
     "latitude_band": lambda scene: func.substr(scene.tile, 3, 1, type_=String()),
     "grid_square": lambda scene: func.substr(scene.tile, 4, 2, type_=String()),

@@ -23,7 +23,14 @@ from shapely.geometry.base import BaseGeometry
 
 from catalog.area import box_geometry, parse_geometry
 from catalog.errors import UsageError
-from catalog.parse import parse_bbox, parse_datetime, parse_tile
+from catalog.parse import (
+    is_unicode,
+    parse_baseline,
+    parse_bbox,
+    parse_datetime,
+    parse_platform,
+    parse_tile,
+)
 
 DEEPEST = 60
 """Levels of parentheses and NOTs: the library's parser ends the process at some thousands."""
@@ -43,17 +50,21 @@ _TEXT = {
     "mgrs:latitude_band": "latitude_band",
     "mgrs:grid_square": "grid_square",
     "proj:code": "proj_code",
-    "status": "status",
+    **dict.fromkeys(("status", "cogcat:status"), "status"),
+    "constellation": "constellation",
+    "cogcat:acquisition": "acquisition",
     "snapshot_id": "snapshot_id",
 }
 _NUMBERS = {
     **dict.fromkeys(("eo:cloud_cover", "cloud_cover"), "cloud_cover"),
     "mgrs:utm_zone": "utm_zone",
     "proj:epsg": "epsg",
-    "boa_offset": "boa_offset",
-    "revision": "revision",
+    **dict.fromkeys(("boa_offset", "cogcat:boa_offset"), "boa_offset"),
+    **dict.fromkeys(("revision", "cogcat:revision"), "revision"),
 }
-_TIMES = {name: name for name in ("datetime", "created", "updated", "recorded_at")}
+_TIMES = {name: name for name in ("datetime", "created", "updated", "recorded_at")} | {
+    "cogcat:recorded_at": "recorded_at"
+}
 _PLACES = ("geometry", "footprint")
 PROPERTIES: dict[str, tuple[str, str]] = {
     name: (column, kind)
@@ -87,6 +98,8 @@ _KNOWN = (
 )
 _QUOTED = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"")
 _NESTED = re.compile(rf"(?:(?:\bnot\b|[-+(])\s*){{{DEEPEST},}}", re.IGNORECASE)
+_NORMAL = {"tile": parse_tile, "platform": parse_platform, "baseline": parse_baseline}
+"""Column → what makes one form of what people write."""
 _UPPER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
 
 type Tree = And | Or | Not | Truth | Compare | OneOf | Like | IsNull | Spatial
@@ -449,28 +462,24 @@ class _Reading:
             raise UsageError(f"filter: {_shown(name)} is a {subject.kind}, {_shown(node)} is not")
         if kind == "number" and not math.isfinite(value):
             raise UsageError(f"filter: {value!r} is not a finite number")
-        if kind == "text" and "\0" in value:
-            raise UsageError("filter: a text has a NUL in it")
+        if kind == "text" and ("\0" in value or not is_unicode(value)):
+            raise UsageError("filter: a text has a NUL in it, or half a character")
         return value
 
     def normal(
         self, subject: Property | Lower, operator: str, value: Any
     ) -> tuple[Property | Lower, Any]:
-        """Tiles are compared with or without the zone's leading zero."""
+        """Tiles, platforms and baselines are compared in the form in which they are kept, however
+        a source writes them: ``Sentinel-2A``, ``T10TFR``, ``MGRS-1CCV``, ``N0510``."""
         if isinstance(subject, Lower) or operator not in ("=", "<>"):
             return subject, value
-        if subject.column == "grid_code" and value.startswith("MGRS-"):
-            bare = value.removeprefix("MGRS-")
-        elif subject.column == "tile":
-            bare = value
-        else:
+        column = "tile" if subject.column == "grid_code" else subject.column
+        if column not in _NORMAL or (column != subject.column and not value.startswith("MGRS-")):
             return subject, value
-        if re.fullmatch(r"\d{1,2}[A-Z]{3}", bare):
-            try:
-                return Property("tile", "text"), parse_tile(bare)
-            except UsageError:
-                pass
-        return subject, value
+        try:
+            return Property(column, "text"), _NORMAL[column](value)
+        except UsageError:
+            return subject, value
 
     def keep(self, value: Any, kind: str) -> Value:
         self.values.append(value)

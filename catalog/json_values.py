@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from numbers import Real
 from typing import Any
 
 
 def finite(value: Any) -> float | None:
-    """A finite number, or None: JSON as Python reads it may hold NaN and endless integers."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """A finite number (numpy's too), or None: JSON as Python reads it may hold NaN and endless
+    integers."""
+    if isinstance(value, bool) or not isinstance(value, Real):
         return None
     try:
         number = float(value)

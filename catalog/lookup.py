@@ -7,6 +7,7 @@ nothing that is still being written.
 from __future__ import annotations
 
 import os
+import pickle
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from catalog.overview import OVERDUE, overview
 from catalog.parse import (
     parse_collection,
     parse_datetime,
+    parse_item_id,
     parse_several,
     parse_tile,
 )
@@ -71,6 +73,12 @@ def connect(
             none of its.
     """
     return Catalog(load_settings(database=database, repository=repository, config=config))
+
+
+@lru_cache(8)
+def _reopened(settings: bytes) -> Catalog:
+    """One for all that a process is sent: scenes arrive there one by one."""
+    return Catalog(pickle.loads(settings))
 
 
 _catalogs: weakref.WeakSet[Catalog] = weakref.WeakSet()
@@ -121,7 +129,7 @@ class Catalog:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Elsewhere it is opened anew: connections do not travel.
-        return Catalog, (self.settings,)
+        return _reopened, (pickle.dumps(self.settings),)
 
     def __repr__(self) -> str:
         where = database.shown(self.settings.database)
@@ -176,7 +184,7 @@ class Catalog:
         filter: str | Mapping[str, Any] | bool | Filter | None = None,
         per_tile: str | None = None,
         as_of: datetime | str | None = None,
-        sort: str | Iterable[str] | None = None,
+        sort: str | Iterable[str | Mapping[str, str]] | None = None,
         limit: int | None = None,
     ) -> Scenes:
         """Scenes by place, time and cloud: lazy, asked when it is iterated or counted.
@@ -215,9 +223,9 @@ class Catalog:
 
         Raises:
             NotFoundError: no scene is called so.
-            UsageError: several collections have it.
+            UsageError: several collections have it; or not an id.
         """
-        found = list(self.search(ids=id, collection=collection, status="any"))
+        found = list(self.search(ids=parse_item_id(id), collection=collection, status="any"))
         if not found:
             raise NotFoundError(f"no scene {id!r} in {database.shown(self.settings.database)}")
         if len(found) > 1:
@@ -253,7 +261,7 @@ class Catalog:
         as_of: AsOf = None,
         mask: Any = None,
         reflectance: bool = False,
-        chunks: Mapping[str, Any] | None = None,
+        chunks: Mapping[str, Any] | str | int | None = None,
     ) -> xr.Dataset:
         """One tile over time: a lazy dataset of (time, y, x) variables, sorted by time.
 
@@ -273,7 +281,8 @@ class Catalog:
             mask: classes of scl to leave out, as in ``load``.
             reflectance: float32 ``(DN + boa_offset) * 0.0001`` per time step with NaN for nodata
                 in reflectance bands; else raw digital numbers as stored.
-            chunks: by dimension, for dask arrays; None for arrays that are lazy without dask.
+            chunks: sizes by dimension, ``"auto"`` …, for dask arrays; None for arrays that are lazy
+                without dask.
 
         Returns:
             Coordinates ``time`` (UTC), ``scene`` (item id), ``boa_offset``, ``y``, ``x`` (pixel
@@ -325,7 +334,7 @@ class Catalog:
         groupby: str | None = "solar_day",
         mask: Any = None,
         reflectance: bool = False,
-        chunks: Mapping[str, Any] | None = None,
+        chunks: Mapping[str, Any] | str | int | None = None,
         like: Any = None,
         geobox: Any = None,
         as_of: AsOf = None,
@@ -351,7 +360,8 @@ class Catalog:
                 several. Such pixels are nodata or NaN, unless another scene of the step has them.
             reflectance: float32 ``(DN + boa_offset) * 0.0001`` with NaN for nodata in reflectance
                 bands, each scene by its own offset; else raw digital numbers.
-            chunks: by dimension, for dask arrays; None for arrays that are lazy without dask.
+            chunks: sizes by dimension, ``"auto"`` …, for dask arrays; None for arrays that are lazy
+                without dask.
             like: an xarray object or ``GeoBox`` whose grid to fill; in place of ``crs`` and
                 ``resolution``.
             geobox: the same as ``like``.
@@ -553,6 +563,10 @@ class Catalog:
         settings = self.settings
         return Repository.open(settings.repository, settings.sources, settings.repository_options)
 
+    def _store_at(self, snapshot_id: str) -> icechunk.IcechunkStore:
+        # A method, and so picklable with its catalog, as the cache behind it is not.
+        return self._store(snapshot_id)
+
     def _open_store(self, snapshot_id: str) -> icechunk.IcechunkStore:
         return self.repository.store(snapshot_id)
 
@@ -565,7 +579,7 @@ class Catalog:
         return ItemMaker(self.settings.sources, self.settings.repository_options)
 
     def _handle(self, record: SceneRecord) -> StoredScene:
-        return StoredScene(record, self._assets, self._store, self.settings.repository)
+        return StoredScene(record, self._assets, self._store_at, self.settings.repository)
 
     def _assets(self, record: SceneRecord) -> Mapping[str, AssetRecord]:
         with database.read_transaction(self._engine) as connection:

@@ -176,7 +176,7 @@ def open_area(
     groupby: str | None,
     mask: Any,
     reflectance: bool,
-    chunks: Mapping[str, Any] | None,
+    chunks: Any,
 ) -> xr.Dataset:
     """Scenes of any tiles and zones on one grid: (time, y, x), each step a mosaic.
 
@@ -266,8 +266,11 @@ def open_area(
     return chunked(dataset, chunks)
 
 
-def chunked(dataset: xr.Dataset, chunks: Mapping[str, Any] | None) -> xr.Dataset:
-    """``dataset`` as dask arrays, one task for each block; as it is for None.
+def chunked(dataset: xr.Dataset, chunks: Any) -> xr.Dataset:
+    """``dataset`` with its variables as dask arrays, one task for each block; as it is for None.
+
+    Args:
+        chunks: as xarray's ``chunk`` takes them: sizes by dimension, ``"auto"``, -1 …
 
     Raises:
         ConfigError: there is no dask.
@@ -279,9 +282,11 @@ def chunked(dataset: xr.Dataset, chunks: Mapping[str, Any] | None) -> xr.Dataset
         import dask.array  # noqa: F401
     except ImportError as error:
         raise ConfigError("chunks= makes dask arrays: pip install 'cogcat[dask]'") from error
+    # Coordinates stay in memory; of texts dask could not tell a size either.
+    beside = {name: dataset[name] for name in dataset.coords if name not in dataset.dims}
     try:
-        return dataset.chunk(chunks)
-    except (ValueError, TypeError) as error:
+        return dataset.drop_vars(beside).chunk(chunks).assign_coords(beside)
+    except (ValueError, TypeError, NotImplementedError) as error:
         raise UsageError(f"chunks={chunks!r}: {first_line(error)}") from error
 
 

@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import calendar
 import math
+import operator
 import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, time
 from typing import Any
 
+import numpy as np
+
 from catalog.errors import UsageError
 from catalog.json_values import finite
 
-type Moment = str | date | datetime
+type Moment = str | date | datetime | np.datetime64
 """A point or a whole period (year, month, day) of time; a ``datetime`` is a ``date`` to Python."""
 type TimeRange = tuple[datetime | None, datetime | None]
 """(start, end), both inclusive, aware, UTC; None is open."""
 type Box = tuple[float, float, float, float]
 """(west, south, east, north) in degrees; west > east crosses the antimeridian."""
 
+MOST = 2**63 - 2
+"""Of a limit: databases count in 64 bits, and a page asks for one more."""
 _TIME_HELP = (
     "write 2023, 2023-12, 2023-12-23, 2023-12-23T19:11:53Z, or a range such as "
     "2023-01-01/2023-03-31, 2023/.. or ../2023-06"
@@ -56,16 +61,17 @@ def parse_instant(text: str) -> datetime:
 
 
 def parse_datetime(
-    when: Moment | tuple[Moment | None, Moment | None] | list[Moment | None] | None,
+    when: Moment | tuple[Moment | None, Moment | None] | list[Moment | None] | slice | None,
 ) -> TimeRange:
     """The (start, end) that ``when`` means: aware UTC, both inclusive, None for open.
 
     Args:
         when: a date, ``2023``, ``2023-12`` or ``2023-12-23`` for the whole period up
             to its last microsecond; an RFC 3339 date-time with any offset for that
-            instant (without an offset, and a naive ``datetime``, mean UTC); a range
-            ``a/b``, ``../b``, ``a/..`` or a pair (None, ``..`` and nothing are open), from
-            the start of the first to the end of the second; None for all time.
+            instant (without an offset, and a naive ``datetime``, mean UTC); a ``datetime64``, of
+            years, months or days for the whole period; a range ``a/b``, ``../b``, ``a/..``, a
+            pair or a ``slice`` (None, ``..`` and nothing are open), from the start of the first
+            to the end of the second; None for all time.
 
     Raises:
         UsageError: malformed, a day that does not exist, an end before its start,
@@ -74,6 +80,10 @@ def parse_datetime(
     if when is None:
         return None, None
     ends: Any = when.split("/") if isinstance(when, str) and "/" in when else when
+    if isinstance(ends, slice) and ends.step is None:
+        ends = (ends.start, ends.stop)
+    elif isinstance(ends, np.ndarray) and ends.ndim == 1:
+        ends = list(ends)
     if not isinstance(ends, tuple | list):
         return _period(ends, when)
     if len(ends) != 2:
@@ -98,6 +108,14 @@ def _is_open(end: object) -> bool:
 
 
 def _period(moment: Moment, whole: object) -> tuple[datetime, datetime]:
+    if isinstance(moment, np.datetime64) and not np.isnat(moment):
+        if np.datetime_data(moment.dtype)[0] in ("Y", "M", "D"):
+            moment = str(moment)
+        else:
+            moment = moment.astype("datetime64[us]").item()
+    # pandas' NaT passes for a datetime, and is unequal to itself.
+    if not isinstance(moment, str | date) or moment != moment:
+        raise UsageError(f"malformed datetime {whole!r}: {_TIME_HELP}")
     try:
         if isinstance(moment, datetime):
             instant = _utc(moment)
@@ -114,7 +132,7 @@ def _period(moment: Moment, whole: object) -> tuple[datetime, datetime]:
         if match := _DATETIME.fullmatch(text):
             instant = _utc(datetime.fromisoformat(text.upper()))
             return instant, instant
-    except (ValueError, OverflowError, AttributeError, TypeError) as error:
+    except (ValueError, OverflowError) as error:
         raise UsageError(f"malformed datetime {whole!r}: {error}; {_TIME_HELP}") from error
     raise UsageError(f"malformed datetime {whole!r}: {_TIME_HELP}")
 
@@ -140,7 +158,7 @@ def parse_bbox(box: str | Iterable[float]) -> Box:
 
     Args:
         box: ``"W,S,E,N"``, four numbers, or six with heights, which are dropped.
-            Longitudes up to 360 are taken too, and brought back.
+            Longitudes within ±360 are taken too, and brought back.
 
     Raises:
         UsageError: not four or six finite numbers, or outside the globe, or upside down.
@@ -163,7 +181,7 @@ def parse_bbox(box: str | Iterable[float]) -> Box:
         raise UsageError(f"malformed bbox {box!r}: latitudes lie within ±90; {example}")
     if south > north:
         raise UsageError(f"malformed bbox {box!r}: south lies above north; {example}")
-    if not (-180 <= west <= 360 and -180 <= east <= 360):
+    if not (-360 <= west <= 360 and -360 <= east <= 360):
         raise UsageError(f"malformed bbox {box!r}: longitudes lie within ±180; {example}")
     if east - west >= 360:
         return -180.0, south, 180.0, north
@@ -171,7 +189,9 @@ def parse_bbox(box: str | Iterable[float]) -> Box:
 
 
 def _within_180(longitude: float) -> float:
-    return longitude - 360 if longitude > 180 else longitude
+    if longitude > 180:
+        return longitude - 360
+    return longitude + 360 if longitude < -180 else longitude
 
 
 def parse_tile(text: str) -> str:
@@ -238,9 +258,15 @@ def parse_limit(limit: int | None) -> int | None:
     Raises:
         UsageError: something else.
     """
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+    if limit is None:
+        return None
+    try:
+        number = 0 if isinstance(limit, bool) else operator.index(limit)
+    except TypeError:
+        number = 0
+    if not 1 <= number <= MOST:
         raise UsageError(f"malformed limit {limit!r}: write a whole number of 1 or more, as in 100")
-    return limit
+    return number
 
 
 def parse_item_id(text: str) -> str:
@@ -277,6 +303,15 @@ def parse_several(
 
 
 def _name(what: str, text: str, example: str) -> str:
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str) or not text.strip() or not is_unicode(text):
         raise UsageError(f"malformed {what} {text!r}: write one such as {example}")
     return text.strip()
+
+
+def is_unicode(text: str) -> bool:
+    """False for half of a surrogate pair: what a terminal made of bytes that are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -14,9 +14,11 @@ from shapely.geometry.base import BaseGeometry
 from catalog.area import box_geometry, parse_geometry
 from catalog.errors import UsageError
 from catalog.filter_tree import Filter, parse_filter
+from catalog.json_values import brief
 from catalog.parse import (
     Box,
     TimeRange,
+    format_datetime,
     parse_baseline,
     parse_bbox,
     parse_cloud_cover,
@@ -31,6 +33,7 @@ from catalog.parse import (
 from catalog.recorded import STATUSES
 
 SORT_KEYS = ("datetime", "cloud_cover", "id", "updated")
+_SORT_NAMES = {name: name for name in SORT_KEYS} | {"eo:cloud_cover": "cloud_cover"}
 PER_TILE: dict[str, tuple[tuple[str, bool], ...]] = {
     "latest": (("datetime", True),),
     "least_cloudy": (("cloud_cover", False), ("datetime", True)),
@@ -94,7 +97,7 @@ class Query:
         filter: str | Mapping[str, Any] | bool | Filter | None = None,
         per_tile: str | None = None,
         as_of: Instant | str | None = None,
-        sort: str | Iterable[str] | None = None,
+        sort: str | Iterable[str | Mapping[str, str]] | None = None,
         limit: int | None = None,
     ) -> Query:
         """The question in the words of its asker.
@@ -122,7 +125,8 @@ class Query:
             as_of: a time (aware, or ISO text, up to its end) or a snapshot id: scenes as the
                 catalog knew them then.
             sort: ``datetime``, ``cloud_cover``, ``id``, ``updated``, each with ``-`` for
-                descending; several with commas. Newest first where not given.
+                descending; several with commas; or STAC's ``sortby``, objects of ``field`` and
+                ``direction``. Newest first where not given.
             limit: at most so many scenes.
 
         Raises:
@@ -150,6 +154,21 @@ class Query:
             limit=parse_limit(limit),
         )
 
+    def __str__(self) -> str:
+        """What is asked for, and nothing of what is not."""
+        asked = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if getattr(self, field.name) != field.default
+        }
+        if self.filter is not None:
+            asked["filter"] = self.filter.text
+        if self.datetime is not None:
+            ends = (".." if end is None else format_datetime(end) for end in self.datetime)
+            asked["datetime"] = "/".join(ends)
+        words = (f"{name}={_said(value)}" for name, value in asked.items())
+        return ", ".join(words) or "all scenes"
+
     @property
     def area(self) -> BaseGeometry | None:
         """What footprints have to touch, degrees; None where no place was asked for."""
@@ -168,6 +187,13 @@ class Query:
             if field.name != "limit":
                 parts.append(f"{field.name}={value!r}")
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _said(value: Any) -> str:
+    if not isinstance(value, tuple):
+        return brief(value)
+    listed = [text if isinstance(text, str) else brief(text) for text in value]
+    return ",".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
 
 
 def _since(given: Any) -> datetime | None:
@@ -190,17 +216,17 @@ def _per_tile(given: str | None) -> str | None:
     return given
 
 
-def _as_of(given: datetime | str | None) -> datetime | str | None:
+def _as_of(given: Any) -> datetime | str | None:
     if given is None:
         return None
-    if isinstance(given, datetime):
+    if isinstance(given, datetime) and given == given:
         if given.tzinfo is None:
             raise UsageError(f"as_of={given!r} has no time zone")
         return given
     if isinstance(given, str) and _SNAPSHOT.fullmatch(given.strip()):
         return given.strip()
     end = None
-    if isinstance(given, str) and "/" not in given:
+    if "/" not in str(given) and not isinstance(given, tuple | list):
         try:
             # The end of the day, month or second that was named.
             end = parse_datetime(given)[1]
@@ -222,9 +248,12 @@ def _cloud_range(
 ) -> tuple[float | None, float | None] | None:
     if most is None and both is None:
         return None
-    if both is not None and (not isinstance(both, tuple | list) or len(both) != 2):
-        raise UsageError(f"malformed cloud cover {both!r}: a range has two ends, low and high")
-    low, high = map(parse_cloud_cover, both or (None, None))
+    ends: Any = (None, None)
+    if both is not None:
+        ends = None if isinstance(both, str) or not hasattr(both, "__len__") else tuple(both)
+        if ends is None or len(ends) != 2:
+            raise UsageError(f"malformed cloud cover {both!r}: a range has two ends, low and high")
+    low, high = map(parse_cloud_cover, ends)
     tops = [value for value in (high, parse_cloud_cover(most)) if value is not None]
     top = min(tops, default=None)
     if low is not None and top is not None and low > top:
@@ -232,18 +261,25 @@ def _cloud_range(
     return low, top
 
 
-def _sort(given: str | Iterable[str] | None) -> tuple[tuple[str, bool], ...]:
+def _sort(given: Any) -> tuple[tuple[str, bool], ...]:
     if given is None:
         return (("datetime", True),)
-    words = given.split(",") if isinstance(given, str) else list(given)
+    if isinstance(given, str):
+        given = given.split(",")
+    elif isinstance(given, Mapping) or not isinstance(given, Iterable):
+        given = [given]
     keys: dict[str, bool] = {}
-    for word in words:
-        name = word.strip().removeprefix("-").removeprefix("+")
-        if name not in SORT_KEYS:
+    for word in given:
+        text = word
+        if isinstance(word, Mapping) and word.get("direction", "asc") in ("asc", "desc"):
+            text = f"{'-' if word.get('direction') == 'desc' else ''}{word.get('field')}"
+        text = text.strip() if isinstance(text, str) else ""
+        name = text.removeprefix("-").removeprefix("+").removeprefix("properties.")
+        if name not in _SORT_NAMES:
             raise UsageError(
                 f"sort {word!r} is unknown; known are {', '.join(SORT_KEYS)}, each with -"
             )
-        keys.setdefault(name, word.strip().startswith("-"))
+        keys.setdefault(_SORT_NAMES[name], text.startswith("-"))
     if not keys:
         raise UsageError("sort names no key")
     return tuple(keys.items())

@@ -64,7 +64,7 @@ class SceneRecord:
 
 @dataclass(frozen=True, slots=True)
 class Raster:
-    """The image of a file at its full resolution: where its pixels lie, and of what type they are."""
+    """The image of a file at its full resolution: where its pixels lie, and what they are."""
 
     width: int
     height: int

@@ -30,6 +30,17 @@ ITEMS = 500
 """Scenes that become items at a time: two statements, some megabytes."""
 
 
+_DTYPES = (
+    dict.fromkeys(SceneRecord.__dataclass_fields__, "str")
+    | dict.fromkeys(("epsg", "boa_offset", "revision", "attempts"), "int64")
+    | {"time_index": "Int64", "cloud_cover": "float64", "bbox": "object", "warnings": "object"}
+    | dict.fromkeys(
+        ("datetime", "created", "updated", "recorded_at", "next_attempt_at"), "datetime64[us, UTC]"
+    )
+)
+"""Of the columns of ``to_pandas``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Page(Sequence[StoredScene]):
     """Some scenes of an answer, in order, and where it goes on."""
@@ -125,7 +136,7 @@ class Scenes:
         *,
         reflectance: bool = False,
         mask: Any = None,
-        chunks: Mapping[str, Any] | None = None,
+        chunks: Mapping[str, Any] | str | int | None = None,
         as_of: AsOf = None,
         **grid: Any,
     ) -> xr.Dataset:
@@ -194,11 +205,12 @@ class Scenes:
         names = [
             name for name in SceneRecord.__dataclass_fields__ if name not in ("pk", "footprint")
         ]
-        rows = [[getattr(record, name) for name in names] for record in records]
-        frame = pd.DataFrame(rows, columns=names).set_index("id")
-        for name in ("datetime", "created", "updated", "recorded_at", "next_attempt_at"):
-            frame[name] = pd.to_datetime(frame[name], utc=True)
-        return frame
+        columns = {name: [getattr(record, name) for record in records] for name in names}
+        # Said and not guessed: an empty answer has the same types as any.
+        frame = pd.DataFrame(
+            {name: pd.Series(column, dtype=_DTYPES[name]) for name, column in columns.items()}
+        )
+        return frame.set_index("id")
 
     def to_items(self) -> list[pystac.Item]:
         """STAC 1.1 items, in order, each with the asset ``icechunk`` where it is indexed.

@@ -12,6 +12,7 @@ from catalog import arrays
 from catalog.arrays import Cube
 from catalog.bands import band_names
 from catalog.errors import NotFoundError
+from catalog.footprint import footprint_geojson
 from catalog.masks import parse_mask
 from catalog.opening import mask_part, open_part, parts_of
 from catalog.recorded import AssetRecord, SceneRecord
@@ -53,9 +54,14 @@ class StoredScene:
         return hash((self.record.collection, self.record.id, self.record.snapshot_id))
 
     @property
+    def __geo_interface__(self) -> dict[str, Any]:
+        """The footprint as a GeoJSON geometry, cut at the antimeridian; for shapely, geopandas …"""
+        return footprint_geojson(self.record.footprint)[0]
+
+    @property
     def assets(self) -> Mapping[str, AssetRecord]:
         """By band: ``href``, ``size``, ``etag``, ``last_modified``, ``checksum``,
-        ``header_sha256``, ``header_length``."""
+        ``header_sha256``, ``header_length``, ``raster``."""
         if self._assets is None:
             self._assets = self._load_assets(self.record)
         return self._assets

@@ -78,9 +78,20 @@ FIELDS: dict[str, tuple[str, dict[str, Schema]]] = {
         },
     ),
     "raster/v2.0.0": ("raster:", {"raster:scale": NUMBER, "raster:offset": NUMBER}),
+    "mgrs/v1.0.0": (
+        "mgrs:",
+        {
+            "mgrs:utm_zone": {"type": "integer", "minimum": 1, "maximum": 60},
+            "mgrs:latitude_band": {"type": "string", "pattern": "^[C-HJ-NP-X]$"},
+            "mgrs:grid_square": {"type": "string", "pattern": "^[A-HJ-NP-Z][A-HJ-NP-V]$"},
+        },
+    ),
     "sentinel-2/v1.0.0": (
         "s2:",
-        {"s2:processing_baseline": {"type": "string", "pattern": "^\\d\\d\\.\\d\\d$"}},
+        {
+            "s2:mgrs_tile": TEXT,
+            "s2:processing_baseline": {"type": "string", "pattern": "^\\d\\d\\.\\d\\d$"},
+        },
     ),
     "storage/v2.0.0": (
         "storage:",

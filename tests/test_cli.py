@@ -118,6 +118,8 @@ def test_crawl_takes_every_filter(stack: Stack, tmp_path: Path) -> None:
     place.write_text(json.dumps({"type": "Point", "coordinates": [-121.68, 46.02]}))
     for words, found in (
         (["--tile", "10TFR", "--tile", "10TGR"], 6),
+        (["--tile", "10TFR,10TGR"], 6),
+        (["--intersects", "POINT(-121.68 46.02)"], 3),
         (["--bbox", "-121.9,45.9,-121,46.2"], 3),
         (["--intersects", place], 3),
         (["--datetime", "2023-05"], 2),
@@ -140,6 +142,11 @@ def test_crawl_of_a_file_of_items(local_stack: Stack, tmp_path: Path) -> None:
 
 
 def test_search(crawled: Stack) -> None:
+    both = crawled.cli("search", "--json", "--format", "geojson")
+    assert (both.exit_code, both.stderr) == (
+        2,
+        "cogcat: --json and --format geojson are two answers: give one\n",
+    )
     table = crawled.cli("search", "--tile", "10TFR")
     assert table.stdout.splitlines()[0].split()[:3] == ["scene", "tile", "datetime"]
     assert len(table.stdout.splitlines()) == 1 + len(DATES)

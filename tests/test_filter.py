@@ -78,7 +78,7 @@ def _rows(count: int) -> list[Row]:
                 "item_id": f"S2{rng.choice('aAB')}_{tile}_{rng.randrange(999):03}%_{n}",
                 "tile": tile, "epsg": 32600 + int(tile[:2]), "href_prefix": "", "attempts": 0,
                 "revision": int(placed), "status": status, "datetime": moment,
-                "platform": rng.choice(["sentinel-2a", "sentinel-2b", "Sentinel-2C", None]),
+                "platform": rng.choice(["sentinel-2a", "sentinel-2b", "sentinel-2c", None]),
                 "cloud_cover": rng.choice([None, 0.0, 10.0, 10.0, 55.5, 100.0]),
                 "baseline": rng.choice(["02.14", "05.10", None]),
                 "acquisition": rng.choice([None, f"{moment:%j} {tile}"]),
@@ -209,6 +209,7 @@ _NAMES = {
     "eo:cloud_cover": lambda r: r.cloud_cover,
     "properties.cloud_cover": lambda r: r.cloud_cover,
     "platform": lambda r: r.platform,
+    "constellation": lambda r: "sentinel-2",
     "s2:processing_baseline": lambda r: r.baseline,
     "s2:mgrs_tile": lambda r: r.tile,
     "grid:code": lambda r: f"MGRS-{r.tile}",
@@ -238,6 +239,15 @@ def _value(node: Any, r: SceneRecord) -> Any:
             return _small(_value(node["args"][0], r))
         return parse_datetime(node.get("date", node.get("timestamp")))
     return node
+
+
+def _kept(name: Any, literal: Any) -> Any:
+    """A literal as the catalog writes such values; the evaluator's own rule."""
+    if name == {"property": "platform"} and re.fullmatch("(?i)sentinel-2[a-d]|s2[a-d]", literal):
+        return f"sentinel-2{literal[-1].lower()}"
+    if name == {"property": "s2:processing_baseline"} and re.fullmatch("N?[0-9]{4}", literal):
+        return f"{literal[-4:-2]}.{literal[-2:]}"
+    return literal
 
 
 def _compare(op: str, a: Any, b: Any) -> bool | None:
@@ -296,7 +306,7 @@ def _evaluate(node: Any, r: SceneRecord, shape: Any) -> bool | None:
                          {"op": "<=", "args": [args[0], args[2]]}]}, r, shape)  # fmt: skip
     if op == "in":
         here = _value(args[0], r)
-        return None if here is None else here in args[1]
+        return None if here is None else here in [_kept(args[0], value) for value in args[1]]
     if op == "like":
         text = _value(args[0], r)
         regex = re.sub(r"\\(.)|(%)|(_)|(.)", lambda m: ".*" if m[2] else "." if m[3]
@@ -319,7 +329,10 @@ def _evaluate(node: Any, r: SceneRecord, shape: Any) -> bool | None:
         if key not in _asked:
             _asked[key] = _spatially(op, args[1], shape)
         return _asked[key]
-    return _compare(op, _value(args[0], r), _value(args[1], r))
+    right = _value(args[1], r)
+    if op in ("=", "<>"):
+        right = _kept(args[0], right)
+    return _compare(op, _value(args[0], r), right)
 
 
 _days = st.integers(-3, 63).map(lambda n: f"{START + n * DAY:%Y-%m-%d}")

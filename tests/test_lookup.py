@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import shapely
 import xarray as xr
 from sqlalchemy import Engine
 from stacks import BANDS, C1, DATES, L2A, SCENES, TILES, Stack, child_environment
@@ -85,13 +88,13 @@ def test_to_pandas(crawled: Stack, cat: catalog.Catalog) -> None:
         assert isinstance(frame[name].dtype, pd.DatetimeTZDtype)
         assert str(frame[name].dt.tz) == "UTC"
     assert frame["cloud_cover"].dtype == np.float64
-    assert frame["time_index"].dtype == np.int64
+    assert frame["time_index"].dtype == "Int64"
     assert frame["epsg"].dtype == np.int64
     assert set(frame.columns) == set(SceneRecord.__dataclass_fields__) - {"pk", "footprint", "id"}
     assert frame["datetime"].iloc[0] == pd.Timestamp("2023-03-08T19:11:53.327Z")
     empty = cat.search(tile="31UFU").to_pandas()
     assert len(empty) == 0
-    assert set(empty.columns) == set(frame.columns)
+    assert empty.dtypes.equals(frame.dtypes)
 
 
 def test_one_scene(crawled: Stack, cat: catalog.Catalog) -> None:
@@ -293,6 +296,10 @@ def test_what_is_not_there_is_named_with_what_is(cat: catalog.Catalog) -> None:
         (lambda: cat.cube("10TFR", bands=["scl"], resolution=10), "'scl' has no array at 10 m"),
         (lambda: cat.cube("10TFR", datetime="1999"), "no scene in '1999'; there are 3"),
         (lambda: cat.cube("10TFR", datetime="soon"), "soon"),
+        (lambda: cat.cube("10TFR", resolution="10m"), "resolution '10m' is not the size"),
+        (lambda: cat.cube("10TFR", chunks={"depth": 1}), "chunks={'depth': 1}"),
+        (lambda: cat.scene(None), "malformed item id None"),  # type: ignore[arg-type]
+        (lambda: cat.load(tile="10TFR", datetime="1999"), "answers tile=10TFR, datetime='1999-01"),
         (lambda: cat.search(tile="10TFI"), "10TFI"),
         (lambda: cat.search(bbox=(1, 2, 3)), "bbox"),
         (lambda: cat.search(max_cloud_cover=101), "cloud"),
@@ -365,6 +372,38 @@ def test_threads_share_a_catalog(crawled: Stack, cat: catalog.Catalog) -> None:
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+def test_scenes_travel_to_other_processes(crawled: Stack, cat: catalog.Catalog) -> None:
+    found = list(cat.search(tile="10TFR"))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        sums = list(pool.map(red_sum, found))
+        assert len(set(pool.map(process_and_catalog, found))) == 1
+    assert sums == list(map(red_sum, found))
+    assert pickle.loads(pickle.dumps(found[0])).assets == found[0].assets
+
+
+def red_sum(scene: catalog.StoredScene) -> int:
+    return int(scene.open(resolution=40, bands="red").red.sum())
+
+
+def process_and_catalog(scene: catalog.StoredScene) -> tuple[int, int]:
+    """All scenes that a process is sent share one catalog there."""
+    return os.getpid(), id(scene._open_store.__self__)  # type: ignore[attr-defined]
+
+
+def test_a_scene_is_a_geometry_to_others(cat: catalog.Catalog) -> None:
+    scene = next(iter(cat.search(tile="10TFR")))
+    assert shapely.geometry.shape(scene).equals(shapely.from_wkb(scene.footprint))
+    assert scene in list(cat.search(intersects=scene))
+
+
+@pytest.mark.parametrize("chunks", ["auto", {}, {"time": 1, "y": 100}, -1])
+def test_chunks_are_of_pixels_alone(cat: catalog.Catalog, chunks: Any) -> None:
+    cube = cat.cube("10TFR", bands=["red"], resolution=40, chunks=chunks)
+    assert cube.red.chunks is not None
+    assert all(coordinate.chunks is None for coordinate in cube.coords.values())
+    xr.testing.assert_identical(cube.load(), cat.cube("10TFR", bands="red", resolution=40).load())
 
 
 def test_a_pickled_dataset_is_read_in_another_process(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta, timezone
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,8 +16,11 @@ from catalog.parse import (
     format_datetime,
     parse_baseline,
     parse_bbox,
+    parse_cloud_cover,
     parse_datetime,
     parse_instant,
+    parse_item_id,
+    parse_limit,
     parse_platform,
     parse_tile,
 )
@@ -56,6 +62,16 @@ LAST = (23, 59, 59, 999999)
         ),
         (("2023", None), at(2023, 1, 1), None),
         (["..", "2023-06"], None, at(2023, 6, 30, *LAST)),
+        (slice("2023", "2023-06"), at(2023, 1, 1), at(2023, 6, 30, *LAST)),
+        (slice("2023", None), at(2023, 1, 1), None),
+        (np.datetime64("2023-12"), at(2023, 12, 1), at(2023, 12, 31, *LAST)),
+        (np.datetime64("2023-12-23T01", "ns"), at(2023, 12, 23, 1), at(2023, 12, 23, 1)),
+        (
+            np.array(["2023-01-01", "2023-02-01"], "datetime64[ns]"),
+            at(2023, 1, 1),
+            at(2023, 2, 1),
+        ),
+        (pd.Timestamp("2023-12-23T01:00+01:00"), at(2023, 12, 23), at(2023, 12, 23)),
     ],
 )
 def test_datetime_forms(when: object, start: datetime | None, end: datetime | None) -> None:
@@ -68,6 +84,14 @@ def test_datetime_forms(when: object, start: datetime | None, end: datetime | No
         *("", "x", "2023-13", "2023-02-30", "2023-1", "../..", "/", "2024/2023", "a/b/c", "0000"),
         *("2023-12-23T25:00:00Z", "0001-01-01T00:00:00+05:00", "２０２３"),
         *(5, (1, 2, 3), ("2023", 5), (None, None), ("..", ""), [], ["2023"]),
+        *(
+            pd.NaT,
+            ("2023", pd.NaT),
+            np.datetime64("NaT", "s"),
+            slice("2023", "2024", 2),
+            slice(None),
+        ),
+        *(pd.Period("2023"), np.zeros((2, 2), "datetime64[D]"), object()),
     ],
 )
 def test_malformed_datetime_says_what_is_right(when: object) -> None:
@@ -94,6 +118,8 @@ def test_instant_needs_an_offset() -> None:
         ((170, 0, 190, 5), (170, 0, -170, 5)),
         ((200, 0, 210, 1), (-160, 0, -150, 1)),
         ((0, 0, 360, 5), (-180, 0, 180, 5)),
+        ((-190, 0, -170, 5), (170, 0, -170, 5)),
+        ((-180.00000000000003, 0, 10, 5), (179.99999999999997, 0, 10, 5)),
     ],
 )
 def test_boxes(box: object, expected: tuple[float, ...]) -> None:
@@ -104,7 +130,7 @@ def test_boxes(box: object, expected: tuple[float, ...]) -> None:
     "box",
     [
         *("1,2,3", "a", "", None, [1, 2, 3, float("nan")], [0, 91, 0, 92], [0, 5, 0, 4]),
-        *([True, 1, 2, 3], [[1], 2, 3, 4], [-200, 0, 0, 1], [10**400, 0, 1, 1]),
+        *([True, 1, 2, 3], [[1], 2, 3, 4], [-400, 0, 0, 1], [10**400, 0, 1, 1]),
     ],
 )
 def test_malformed_box_says_what_is_right(box: object) -> None:
@@ -146,3 +172,25 @@ def test_baselines(text: str) -> None:
 def test_no_such_baseline(text: object) -> None:
     with pytest.raises(UsageError, match=r"baseline.*05\.10"):
         parse_baseline(text)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("limit", [1, np.int64(5), 2**63 - 2, None])
+def test_limits(limit: Any) -> None:
+    assert parse_limit(limit) == limit
+
+
+@pytest.mark.parametrize("limit", [0, -1, True, 1.0, "5", 2**63 - 1, 10**30])
+def test_no_limit(limit: Any) -> None:
+    with pytest.raises(UsageError, match="malformed limit"):
+        parse_limit(limit)
+
+
+@pytest.mark.parametrize("percent", [0, 20.5, np.float32(20), np.int8(3)])
+def test_percentages(percent: Any) -> None:
+    assert parse_cloud_cover(percent) == percent
+
+
+@pytest.mark.parametrize("name", ["", "  ", None, 5, "\ud800", "x\udcff"])
+def test_no_names(name: Any) -> None:
+    with pytest.raises(UsageError, match="S2B_T10TFR"):
+        parse_item_id(name)

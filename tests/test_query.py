@@ -12,12 +12,15 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from functools import partial
 from typing import Any
 
+import geopandas
 import numpy as np
+import pandas as pd
 import pytest
 import shapely
 from conftest import make_scene, postgres_database
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from odc.geo.geom import Geometry
 from shapely import box, wkb
 from sqlalchemy import Engine
 
@@ -469,6 +472,10 @@ def test_bad_tiles(bad: Any) -> None:
         ({"status": "gone"}, "known are pending, indexed, failed, withdrawn"),
         ({"sort": "colour"}, "known are datetime"),
         ({"sort": []}, "no key"),
+        ({"sort": [{"field": "datetime", "direction": "up"}]}, "is unknown"),
+        ({"sort": 5}, "is unknown"),
+        ({"as_of": pd.NaT}, "malformed as_of"),
+        ({"as_of": "2023/2024"}, "malformed as_of"),
         ({"limit": 0}, "limit"),
         ({"limit": True}, "limit"),
         ({"ids": 5}, "malformed item id 5"),
@@ -487,6 +494,8 @@ def test_forms_of_a_place() -> None:
     feature = {"type": "Feature", "properties": {}, "geometry": document}
     forms = [shape, shape.wkt, document, json.dumps(document), feature]
     forms.append({"type": "FeatureCollection", "features": [feature]})
+    forms += [shape.wkb, shape.wkb_hex, json.dumps(document).encode(), f"srid=4326;{shape.wkt}"]
+    forms += [[shape, document], shapely.set_srid(shape, 4326)]
     for form in forms:
         area = Query.parse(intersects=form).area
         assert area is not None
@@ -501,11 +510,45 @@ def test_forms_of_a_place() -> None:
     assert bow_tie.area == 0.5
 
 
+def test_a_place_in_another_crs_is_brought_to_degrees() -> None:
+    """A buffer in metres around a site, as fieldwork has it: its numbers would pass for degrees."""
+    site = geopandas.GeoSeries([shapely.Point(-121.69, 46.035)], crs="EPSG:4326")
+    plot = site.to_crs("+proj=aeqd +lat_0=46.035 +lon_0=-121.69 +units=m").buffer(50)
+    for given_ in (plot, plot.to_frame("geometry"), Geometry(plot.iloc[0], str(plot.crs))):
+        area = Query.parse(intersects=given_).area
+        assert area is not None
+        assert area.bounds == pytest.approx((-121.69064, 46.03455, -121.68935, 46.03545), abs=1e-5)
+    with pytest.raises(UsageError, match="SRID is 32610"):
+        Query.parse(intersects=f"SRID=32610;{shapely.box(60, 50, 61, 51).wkt}")
+
+
+def test_what_is_asked_is_said_shortly() -> None:
+    assert str(Query.parse()) == "all scenes"
+    asked = Query.parse(tile="10TFR", datetime="2023/..", filter="eo:cloud_cover < 5", limit=3)
+    assert str(asked) == (
+        "tile=10TFR, datetime='2023-01-01T00:00:00Z/..', filter='eo:cloud_cover < 5', limit=3"
+    )
+    assert str(Query.parse(ids=list("abcde"))) == "ids=a,b,c and 2 more"
+
+
+@pytest.mark.parametrize(
+    ("given_", "keys"),
+    [
+        ("-properties.datetime", (("datetime", True),)),
+        ("+eo:cloud_cover,id", (("cloud_cover", False), ("id", False))),
+        ([{"field": "properties.datetime", "direction": "desc"}], (("datetime", True),)),
+        ({"field": "updated"}, (("updated", False),)),
+    ],
+)
+def test_what_to_sort_by_as_stac_has_it(given_: Any, keys: Any) -> None:
+    assert Query.parse(sort=given_).sort == keys
+
+
 @pytest.mark.parametrize(
     "question",
     [
         *({"bbox": box} for box in ("1,2,3,4", [170, 0, 190, 5], (0, 0, 360, 5), (9, 0, -9, 0))),
-        *({"bbox": box} for box in (5, "1,2,3", (0, 5, 0, 4), (True, 0, 1, 1), (-200, 0, 0, 1))),
+        *({"bbox": box} for box in (5, "1,2,3", (0, 5, 0, 4), (True, 0, 1, 1), (-400, 0, 0, 1))),
         {"intersects": {"type": "Point", "coordinates": [0, 95]}},
         {"intersects": "nonsense"},
         *({"max_cloud_cover": percent} for percent in (0, 12.5, 100, -1, 101, True, "10")),
