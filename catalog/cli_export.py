@@ -6,7 +6,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
@@ -20,8 +20,9 @@ from catalog.cli_options import (
     settings_options,
 )
 from catalog.errors import UsageError
-from catalog.item_table import beside
-from catalog.search_result import Scenes
+
+if TYPE_CHECKING:
+    from catalog.search_result import Scenes
 
 STYLES = ("geojson", "geoparquet")
 
@@ -67,6 +68,8 @@ def write(scenes: Scenes, style: str, output: Path | None) -> None:
         if output is None:
             _write_geojson(scenes, None)
         else:
+            from catalog.item_table import beside
+
             with beside(output) as partial, partial.open("w", encoding="utf-8") as stream:
                 _write_geojson(scenes, stream)
     elif output is not None:

@@ -10,8 +10,7 @@ import click
 
 import catalog
 from catalog.cli_options import Command, json_option, print_json, print_table, settings_options
-from catalog.overview import OVERDUE
-from catalog.settings import load_settings
+from catalog.settings import OVERDUE, load_settings
 
 BRANCHES = FAILURES = 20
 """Rows shown; ``--json`` has all branches."""

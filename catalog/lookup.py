@@ -27,7 +27,7 @@ from catalog.changes import Changes, changes
 from catalog.errors import CatalogError, ConfigError, NotFoundError, UsageError
 from catalog.filter_tree import Filter
 from catalog.json_values import plain
-from catalog.overview import OVERDUE, overview
+from catalog.overview import overview
 from catalog.parse import (
     parse_collection,
     parse_datetime,
@@ -39,7 +39,7 @@ from catalog.query import Query
 from catalog.recorded import AssetRecord, SceneRecord
 from catalog.repository import Repository
 from catalog.search_result import Scenes
-from catalog.settings import Settings, load_settings
+from catalog.settings import OVERDUE, Settings, load_settings
 from catalog.stac_items import ItemMaker, collection_document
 from catalog.storage import absolute, measure
 from catalog.stored_scene import StoredScene

@@ -12,12 +12,10 @@ from catalog.answers import Asker
 from catalog.json_values import plain
 from catalog.query import Query
 from catalog.recorded import Failure
+from catalog.settings import OVERDUE
 from catalog.status import duplicate_count, status_counts
 from catalog.tile_boxes import TileBoxes
 from catalog.watches import Watch
-
-OVERDUE = timedelta(hours=26)
-"""Without a crawl that ended well a watch is overdue: a day's cron, and two hours to run."""
 
 
 def overview(

@@ -13,6 +13,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +26,8 @@ DEFAULT_CONFIG = "cogcat.toml"
 EARTH_SEARCH = "https://earth-search.aws.element84.com/v1"
 DEFAULT_COLLECTION = "sentinel-2-c1-l2a"
 PLANETARY_COMPUTER = "planetary-computer"
+OVERDUE = timedelta(hours=26)
+"""Without a crawl that ended well a watch is overdue: a day's cron, and two hours to run."""
 AZURE_URL = re.compile(r"https://([a-z0-9]+)\.blob\.core\.windows\.net/([^/]+)/(.*)")
 
 

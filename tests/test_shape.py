@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -242,3 +244,12 @@ def test_the_error_tree_is_as_drawn() -> None:
     }
     assert drawn == real
     assert len(drawn) >= 8
+
+
+def test_help_waits_for_no_library() -> None:
+    """`cogcat --help`, and every usage error: what takes seconds to import is for those who need
+    it."""
+    code = "import sys, catalog.cli; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"icechunk", "numpy", "pandas", "shapely", "sqlalchemy", "xarray", "zarr"}
+    assert not heavy & set(done.stdout.split())
