@@ -20,14 +20,13 @@ from catalog.recorded import SceneRecord
 
 _NAMES = tuple(field.name for field in fields(SceneRecord))
 _SIDES = ("miny", "maxx", "maxy")
-_BBOX = _NAMES.index("bbox")
+_BBOX, _WARNINGS = _NAMES.index("bbox"), _NAMES.index("warnings")
 WIDTH = len(_NAMES) + len(_SIDES)
 """Columns of a record; what else a row has comes after them."""
 FOOTPRINT = _NAMES.index("footprint")
 _TIMES = ("datetime", "created", "updated", "recorded_at", "next_attempt_at")
 _DIGESTS = ("item_sha256", "refs_sha256")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 
 def columns(scene: Any) -> list[ColumnElement[Any]]:
@@ -45,19 +44,27 @@ def columns(scene: Any) -> list[ColumnElement[Any]]:
 
 
 def decoder(dialect: str) -> Callable[[Sequence[Any]], SceneRecord]:
-    """A row of ``columns`` as what it stands for; more columns after them are passed over."""
+    """A row of ``columns`` as what it stands for; more columns after them are passed over.
+
+    For the rows of one answer: it remembers the times it met, most of which come again.
+    """
     native = dialect == "postgresql"
     time = _in_utc if native else _from_microseconds
-    turns: list[tuple[int, Callable[[Any], Any]]] = [(_NAMES.index(name), time) for name in _TIMES]
-    turns += [(_NAMES.index(name), _hex) for name in _DIGESTS]
-    turns.append((_NAMES.index("warnings"), tuple if native else _from_json))
+    times, digests = (tuple(map(_NAMES.index, names)) for names in (_TIMES, _DIGESTS))
+    met: dict[Any, datetime] = {}
 
     def record(row: Sequence[Any]) -> SceneRecord:
         *values, miny, maxx, maxy = row[:WIDTH]
-        for index, turn in turns:
+        for index in times:
             value = values[index]
             if value is not None:
-                values[index] = turn(value)
+                moment = met.get(value)
+                values[index] = met.setdefault(value, time(value)) if moment is None else moment
+        for index in digests:
+            if values[index] is not None:
+                values[index] = values[index].hex()
+        said = values[_WARNINGS]
+        values[_WARNINGS] = tuple(said if native else _from_json(said))
         values[_BBOX] = (values[_BBOX], miny, maxx, maxy)
         return _made(values)
 
@@ -82,12 +89,9 @@ def _in_utc(moment: datetime) -> datetime:
 
 
 def _from_microseconds(value: int) -> datetime:
-    return _EPOCH + value * _MICROSECOND
+    return _EPOCH + timedelta(0, 0, value)
 
 
-def _hex(value: bytes) -> str:
-    return bytes(value).hex()
-
-
-def _from_json(text: str) -> tuple[Any, ...]:
-    return () if text == "[]" else tuple(json.loads(text))
+def _from_json(text: str) -> Sequence[Any]:
+    found: list[Any] = [] if text == "[]" else json.loads(text)
+    return found
