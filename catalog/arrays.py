@@ -61,7 +61,7 @@ class Steps:
 
 def read_cubes(store: icechunk.IcechunkStore) -> list[Cube]:
     """The cubes of a branch, the main one first; an empty list for a branch without scenes."""
-    main = sync(get_document(store, "zarr.json"))
+    main = _known_document(store, "zarr.json")
     if main is None:
         return []
     described: Any = main["attributes"].get("cogcat")
@@ -407,10 +407,18 @@ def _path(cube: Cube, group: str) -> str:
 
 
 def _document(store: icechunk.IcechunkStore, path: str) -> dict[str, Any]:
-    found = sync(get_document(store, f"{path}/zarr.json"))
+    found = _known_document(store, f"{path}/zarr.json")
     if found is None:
         raise StoreError(f"the snapshot has no {path}, which its cube names")
     return found
+
+
+def _known_document(store: icechunk.IcechunkStore, key: str) -> dict[str, Any] | None:
+    # Without a turn of the event loop, which takes longer than the rest where it is known.
+    if isinstance(store, SnapshotStore) and key in store.known:
+        known: dict[str, Any] | None = store.known[key]
+        return known
+    return sync(get_document(store, key))
 
 
 def _array(store: icechunk.IcechunkStore, path: str) -> StoredArray:
