@@ -70,6 +70,9 @@ def _query_options(command: Callable[..., Any]) -> Callable[..., Any]:
               "then asks all it means.")  # fmt: skip
 @click.option("--retry", is_flag=True,
               help="Try what failed before now, not when it is due [with --ids].")  # fmt: skip
+@click.option("--reread", is_flag=True,
+              help="Read the headers of indexed scenes too, though their items are the same: for "
+              "files that changed behind them.")  # fmt: skip
 @click.option("--concurrency", type=click.IntRange(1, 512), default=32, show_default=True,
               help="Header requests in flight; with --dask, of each worker.")  # fmt: skip
 @click.option("--dask", metavar="ADDRESS", help="Read headers on a dask.distributed cluster "
@@ -88,6 +91,7 @@ def crawl(
     full: bool,
     sync: bool,
     retry: bool,
+    reread: bool,
     concurrency: int,
     dask: str | None,
     dry_run: bool,
@@ -115,7 +119,7 @@ def crawl(
     if not (asked or stac or items or bands) or watch is not None:
         if asked or stac or items or bands:
             raise UsageError("--watch has its own query: give it none here")
-        how |= {"full": full, "sync": sync, "retry": retry}
+        how |= {"full": full, "sync": sync, "retry": retry, "reread": reread}
         with _reader(settings, None if dry_run else dask, concurrency) as how["reader"]:
             _run_watches(settings, watch, metrics=metrics, as_json=as_json, **how)
         return
@@ -129,7 +133,12 @@ def crawl(
         _reader(settings, None if dry_run else dask, concurrency) as how["reader"],
         _progress(enabled=not as_json) as show,
         open_crawl(
-            settings, bands=names, on_progress=show, retry=retry or bool(query.ids), **how
+            settings,
+            bands=names,
+            on_progress=show,
+            retry=retry or bool(query.ids),
+            reread=reread,
+            **how,
         ) as work,
     ):
         documents = matching(read_items(items), query) if items else search_items(str(api), query)

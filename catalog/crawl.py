@@ -62,6 +62,7 @@ class Crawl:
         on_progress: called after each step, in the crawl's thread.
         dry_run: look and count; read no file, write nothing.
         retry: try what failed before whether or not it is due.
+        reread: read the files of every scene, though its item is as indexed.
         wait: seconds to wait for another crawl of the repository; None for as long as it takes.
     """
 
@@ -77,12 +78,14 @@ class Crawl:
         on_progress: Callable[[Report], None] | None = None,
         dry_run: bool = False,
         retry: bool = False,
+        reread: bool = False,
         wait: float | None = 0.0,
     ) -> None:
         self._engine, self._repository, self._sources = engine, repository, tuple(sources)
         self._bands, self._concurrency, self._reader = bands, concurrency, reader
         self._on_progress = on_progress or (lambda report: None)
-        self._dry_run, self._retry, self._wait = dry_run, retry, wait
+        self._dry_run, self._wait = dry_run, wait
+        self._retry, self._reread = retry, reread
         self._waiting: dict[tuple[str, str], list[Ready]] = {}
         self._in_hand: set[tuple[str, str]] = set()
         self._scope: sync.Scope | None = None
@@ -155,6 +158,7 @@ class Crawl:
             stac=stac,
             dry_run=self._dry_run,
             retry=self._retry,
+            reread=self._reread,
         )
         if self._dry_run:
             with read_transaction(self._engine) as connection:

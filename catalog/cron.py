@@ -69,6 +69,7 @@ def run_watch(
     concurrency: int = 32,
     dry_run: bool = False,
     retry: bool = False,
+    reread: bool = False,
     sync: bool = False,
     wait: float | None = 0.0,
     reader: Reads | None = None,
@@ -80,13 +81,14 @@ def run_watch(
 
     Args:
         retry: try what failed before whether or not it is due.
+        reread: ask all that the query means, and read the files though the items are as indexed.
         sync: ask all that the query means, and withdraw what is gone from the source.
         on_start: is given the function that stops the crawl.
 
     Raises:
         CatalogError: as ``Crawl.run``.
     """
-    query = question(watch, full=full or sync)
+    query = question(watch, full=full or sync or reread)
     stac = str(watch.query["stac"])
     crawl = open_crawl(
         settings,
@@ -94,6 +96,7 @@ def run_watch(
         concurrency=concurrency,
         dry_run=dry_run,
         retry=retry,
+        reread=reread,
         wait=wait,
         reader=reader,
         on_progress=on_progress,

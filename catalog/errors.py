@@ -11,7 +11,7 @@
     ├── SourceError           a STAC API, a store of files, a cluster does not answer: later
     ├── BusyError             another crawl holds the repository: wait, or stop (exit code 3)
     └── StoreError            the Icechunk repository refused or lost something: stop
-        └── ChangedFileError      a file has changed since it was indexed: crawl its scene anew
+        └── ChangedFileError      a file has changed since it was indexed: crawl --reread
 
 Messages are one line and name the scene, band and href they are about. The
 cause stays in ``__cause__``.
@@ -114,7 +114,10 @@ class ChangedFileError(StoreError):
         super().__init__(reason, scene, band, href)
 
     def __str__(self) -> str:
-        return f"{self.scene} {self.band}: {self.reason}: crawl its scene anew ({self.href})"
+        return (
+            f"{self.scene} {self.band}: {self.reason}: `cogcat crawl --ids {self.scene} --reread` "
+            f"indexes it as it is now ({self.href})"
+        )
 
 
 def first_line(error: BaseException | str) -> str:

@@ -84,6 +84,7 @@ def open_crawl(
     dry_run: bool = False,
     on_progress: Callable[[Report], None] | None = None,
     retry: bool = False,
+    reread: bool = False,
     wait: float | None = 0.0,
     reader: Reads | None = None,
 ) -> Crawl:
@@ -103,6 +104,7 @@ def open_crawl(
         dry_run=dry_run,
         on_progress=on_progress,
         retry=retry,
+        reread=reread,
         wait=wait,
         reader=reader,
     )

@@ -59,6 +59,9 @@ class Sieve:
     dry_run: bool
     retry: bool
     """Whether what failed before is tried again though it is not due."""
+    reread: bool = False
+    """Whether files are read though the item is as indexed, or shows that they are: they may have
+    changed behind it."""
 
     def sift(self, documents: Sequence[Mapping[str, Any]]) -> Work:
         """The scenes of ``documents`` that need work; records the intent, what is no scene, and
@@ -145,7 +148,8 @@ class Sieve:
         rest: list[Scene] = []
         for scene in scenes:
             state = states.get(scene.id)
-            if state is not None and same_by_item(scene, state, self.sources):
+            believed = state is not None and not self.reread
+            if state is not None and believed and same_by_item(scene, state, self.sources):
                 files = tuple(state.files.values())
                 same.append(
                     IndexedScene(scene, state.root, state.time_index, state.refs_sha256, files)
@@ -167,7 +171,8 @@ class Sieve:
         if before is None or before.status != "indexed":
             self.report.new += 1
         elif (
-            before.item_sha256 == scene.item_sha256
+            not self.reread
+            and before.item_sha256 == scene.item_sha256
             and before.wanted_sha256 is None
             and before.bands >= {asset.band for asset in scene.assets}
         ):

@@ -121,6 +121,7 @@ class Stack:
         bands: list[str] | None = None,
         dry_run: bool = False,
         retry: bool = False,
+        reread: bool = False,
         sync: bool = False,
         outstanding: bool = False,
         page_size: int = 100,
@@ -130,7 +131,9 @@ class Stack:
         """A crawl in this process; its requests are the only ones the server remembers."""
         url = stac or self.server.stac_url
         self.server.requests.reset()
-        with open_crawl(self.settings, bands=bands, dry_run=dry_run, retry=retry) as crawl:
+        with open_crawl(
+            self.settings, bands=bands, dry_run=dry_run, retry=retry, reread=reread
+        ) as crawl:
             asked = StacQuery.parse(collection=collection, **query)
             documents = items or search_items(url, asked, retries=0, page_size=page_size)
             return crawl.run(

@@ -360,6 +360,29 @@ def test_a_file_replaced_in_place_is_refused(own_files: Path, stack: Stack) -> N
         assert new.refs_sha256 != old.refs_sha256
 
 
+def test_files_that_changed_behind_their_items_are_read_again_when_asked(
+    own_files: Path, stack: Stack
+) -> None:
+    stack.crawl(tiles=["10TFR"], bands=["red"])
+    item = item_at(stack, "10TFR", DATES[0])
+    path = stack.path(item, "red")
+    os.utime(path, (path.stat().st_mtime + 60,) * 2)
+    with stack.connect() as cat:
+        with pytest.raises(StoreError, match=rf"cogcat crawl --ids {item['id']} --reread"):
+            cat.scene(item["id"]).open(bands=["red"])["red"].load()
+        assert stack.crawl(tiles=["10TFR"], bands=["red"]).unchanged == len(DATES)
+        done = stack.cli("crawl", "--stac", stack.server.stac_url, "--tile", "10TFR",
+                         "--bands", "red", "--reread", "--json")  # fmt: skip
+        counts = json.loads(done.stdout)
+        assert (counts["changed"], counts["indexed"], counts["commits"]) == (len(DATES), 1, 1)
+        np.testing.assert_array_equal(
+            cat.scene(item["id"]).open(bands=["red"])["red"], read_pixels(path)
+        )
+        again = stack.crawl(tiles=["10TFR"], bands=["red"], reread=True)
+        assert (again.changed, again.updated, again.commits) == (len(DATES), len(DATES), 0)
+        assert again.requests == len(DATES)
+
+
 def test_an_object_replaced_on_s3_is_refused_by_its_etag(s3_stack: Stack) -> None:
     stack = s3_stack
     assert stack.crawl(tiles=["10TFR"], bands=["red", "visual"]).indexed == len(DATES)

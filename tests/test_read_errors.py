@@ -64,6 +64,10 @@ def test_a_file_that_changed_or_went_on_s3(s3_stack: Stack) -> None:
             assert (caught.value.scene, caught.value.band) == (record.id, "red")
             assert caught.value.href == f"s3://{place['Bucket']}/{place['Key']}"
             cat.scene(record.id).open(bands=["nir"], resolution=10).load()
+        # The item's checksums say that nothing has changed; read again, the file says otherwise.
+        assert s3_stack.crawl(ids=[changed.id]).unchanged == 1
+        assert s3_stack.crawl(ids=[changed.id], reread=True).indexed == 1
+        cat.scene(changed.id).open(bands=["red"], resolution=20).load()
 
 
 def test_a_server_that_is_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
