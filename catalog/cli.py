@@ -185,6 +185,7 @@ def show(
               help="Picture to write.")  # fmt: skip
 @click.option("--collection", metavar="ID", help="Where two collections have the id.")
 @settings_options
+@json_option
 def preview(
     scene: str,
     output: Path,
@@ -192,13 +193,18 @@ def preview(
     database: str | None,
     repository: str | None,
     config: str | None,
+    as_json: bool,
 ) -> None:
     """A quick look at SCENE in true colour, as a PNG."""
     from catalog.preview import write_preview
 
     with _connect(database, repository, config) as cat:
-        write_preview(cat.scene(scene, collection=collection), output)
-    click.echo(str(output))
+        found = cat.scene(scene, collection=collection)
+        write_preview(found, output)
+    if as_json:
+        print_json({"scene": found.id, "snapshot_id": found.snapshot_id, "file": str(output)})
+    else:
+        click.echo(str(output))
 
 
 @main.command()

@@ -48,8 +48,10 @@ def write_preview(scene: StoredScene, path: Path) -> None:
     """``preview`` as a PNG file.
 
     Raises:
-        UsageError: the file cannot be written.
+        UsageError: the file cannot be written, or is to be of another kind.
     """
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"cannot write {path}: a preview is a PNG: name it so")
     image = preview(scene)
     try:
         path.write_bytes(png_encode(np.ascontiguousarray(image)))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from sphinx.application import Sphinx
+
 import catalog
 
 project = "cogcat"
@@ -26,7 +30,21 @@ autodoc_type_aliases = {"AsOf": "AsOf"}
 python_maximum_signature_line_length = 80
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+# "ids, tile: one or several" is one entry, not the same text under each name.
+napoleon_use_param = False
 html_theme = "furo"
 html_title = f"cogcat {release}"
 html_copy_source = False
 html_show_sphinx = False
+
+
+def setup(app: Sphinx) -> None:
+    # Before napoleon (500), which takes "A: b" at the start of an attribute's text for a type.
+    app.connect("autodoc-process-docstring", _begin_attributes_with_an_empty_line, priority=400)
+
+
+def _begin_attributes_with_an_empty_line(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    if what in ("attribute", "data", "property") and lines:
+        lines.insert(0, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from stacks import child_environment, run_cli
 
 import catalog
 from catalog.demo.archive import load_archive
+from catalog.demo.server import BEGUN
 
 pytest_plugins = ["stacks"]
 
@@ -71,3 +73,34 @@ def test_the_demo_touches_nothing_of_yours(tmp_path: Path, occupied: str) -> Non
     assert done.exit_code == 2
     assert "mine" in done.stderr
     assert sorted(os.walk(tmp_path)) == before
+
+
+def test_the_server_says_what_is_in_its_way(tmp_path: Path) -> None:
+    """Before it makes an archive; one that was interrupted is made to its end."""
+
+    def start(*words: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "catalog.demo.server", *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        taken = start(tmp_path / "archive", "--port", port)
+    assert taken.returncode == 2
+    assert taken.stderr.endswith(f"port {port} is taken: give another with --port, or 0\n")
+    assert not (tmp_path / "archive").exists()
+
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").touch()
+    assert "not empty and no archive" in start(tmp_path / "full").stderr
+
+    (tmp_path / "half" / "files").mkdir(parents=True)
+    (tmp_path / "half" / BEGUN).touch()
+    command = [sys.executable, "-m", "catalog.demo.server", tmp_path / "half", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline().startswith("http://127.0.0.1:")
+        running.terminate()
+    assert load_archive(tmp_path / "half").items
+    assert not (tmp_path / "half" / BEGUN).exists()

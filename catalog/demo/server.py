@@ -23,6 +23,7 @@ import functools
 import json
 import os
 import signal
+import socket
 import stat
 import threading
 from collections.abc import Iterator
@@ -33,7 +34,14 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
-from catalog.demo.archive import Archive, build_archive, load_archive
+try:
+    from catalog.demo.archive import Archive, build_archive, load_archive
+except ImportError as error:
+    if __name__ != "__main__":
+        raise
+    raise SystemExit(
+        f"the archive is made of COGs: install cogcat[demo] (no module {error.name})"
+    ) from error
 from catalog.demo.documents import API_ROOTS, COLLECTION_IDS
 from catalog.demo.faults import Fault, Faults
 from catalog.demo.http_connection import Connection, Reply, Request, Response
@@ -52,6 +60,8 @@ _CONTENT_TYPES = {
 }
 SMALL: dict[str, Any] = {"width": 276, "block": 128}
 """How ``main`` makes an archive: 18 scenes of 2.76 km in a few seconds."""
+BEGUN = ".begun"
+"""In the directory of an archive that is being made, so that one which was interrupted is known."""
 _LARGEST_HASHED = 64 * 2**20
 """Bytes; the entity tag of a larger file is made of its time and size."""
 
@@ -301,6 +311,24 @@ def _read(descriptor: int, offset: int, length: int) -> bytes:
     return b"".join(parts)
 
 
+def _is_taken(port: int) -> bool:
+    with contextlib.closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
+
+
+def _build(directory: Path) -> None:
+    """A small archive; what an interrupted one left is built over."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / BEGUN).touch()
+    build_archive(directory, **SMALL)
+    (directory / BEGUN).unlink()
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Serve until interrupted; prints the address of the STAC API once it answers."""
     parser = argparse.ArgumentParser(
@@ -312,13 +340,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=8765, help="0 takes a free one")
     parser.add_argument("--latency-ms", type=float, default=0, help="before every answer")
     options = parser.parse_args(arguments)
-    if not Path(options.directory).exists():
-        build_archive(options.directory, **SMALL)
+    if options.port and _is_taken(options.port):
+        parser.error(f"port {options.port} is taken: give another with --port, or 0")
+    directory = Path(options.directory)
+    if not (directory / "archive.json").exists():
+        if directory.exists() and any(directory.iterdir()) and not (directory / BEGUN).exists():
+            parser.error(f"{directory} is not empty and no archive: name another directory")
+        _build(directory)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    server = ArchiveServer(options.directory, port=options.port, latency_ms=options.latency_ms)
-    with server:
+    with ArchiveServer(directory, port=options.port, latency_ms=options.latency_ms) as server:
         print(server.stac_url, flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             stop.wait()
