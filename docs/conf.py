@@ -39,12 +39,12 @@ html_show_sphinx = False
 
 
 def setup(app: Sphinx) -> None:
-    # Before napoleon (500), which takes "A: b" at the start of an attribute's text for a type.
-    app.connect("autodoc-process-docstring", _begin_attributes_with_an_empty_line, priority=400)
+    # Before napoleon (500), which takes "A: b" in the first line of an attribute's text for a type.
+    app.connect("autodoc-process-docstring", _begin_attributes_with_no_colon, priority=400)
 
 
-def _begin_attributes_with_an_empty_line(
+def _begin_attributes_with_no_colon(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
     if what in ("attribute", "data", "property") and lines:
-        lines.insert(0, "")
+        lines.insert(0, "\\")  # which reStructuredText shows as nothing

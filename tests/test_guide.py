@@ -189,6 +189,14 @@ def commands(group: click.Group, *path: str) -> list[tuple[str, click.Command]]:
     return found
 
 
+def test_attributes_read_as_they_are_written(site: Path) -> None:
+    """Napoleon takes what stands before a colon for a type, and shows it last."""
+    page = (site / "reference" / "python.html").read_text("utf-8")
+    text = " ".join(re.sub("<[^>]+>", "", page).split())
+    assert "WKB, EPSG:4326, longitude latitude." in text
+    assert "A key of PER_TILE: of the scenes of a tile that match, this one." in text
+
+
 def test_every_command_and_option_is_in_the_reference(site: Path) -> None:
     text = (site / "reference" / "cli.html").read_text("utf-8")
     there = set(re.findall(r'id="([\w-]+)"', text))
