@@ -153,17 +153,25 @@ class Catalog:
             ConfigError: there is none, its storage does not answer, or it is not the one whose
                 scenes this catalog reads.
         """
+        opened = self._opened()
+        self._check_identity(opened)
+        return opened
+
+    def _opened(self) -> Repository:
         with self._lock:
             if self._repository is None:
-                opened = self._open_repository()
-                if self._known and opened.id != self._known.uid:
-                    raise ConfigError(
-                        f"repository {opened.location} has the id {opened.id}, the one that the "
-                        f"catalog knows there has {self._known.uid}: run `cogcat init` if it was "
-                        "replaced"
-                    )
-                self._repository = opened
+                self._repository = self._open_repository()
             return self._repository
+
+    def _check_identity(self, opened: Repository) -> None:
+        if self._known and opened.id != self._known.uid:
+            with self._lock:
+                self._repository = None
+            raise ConfigError(
+                f"repository {opened.location} has the id {opened.id}, the one that the "
+                f"catalog knows there has {self._known.uid}: run `cogcat init` if it was "
+                "replaced"
+            )
 
     def search(
         self,
@@ -568,7 +576,14 @@ class Catalog:
         return self._store(snapshot_id)
 
     def _open_store(self, snapshot_id: str) -> icechunk.IcechunkStore:
-        return self.repository.store(snapshot_id)
+        opened = self._opened()
+        try:
+            # A repository that has a snapshot which this catalog recorded is the one: its id, two
+            # rounds to the storage away, is asked for only where it has none.
+            return opened.store(snapshot_id)
+        except NotFoundError:
+            self._check_identity(opened)
+            raise
 
     @contextmanager
     def _asking(self) -> Iterator[Asker]:

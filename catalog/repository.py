@@ -188,16 +188,18 @@ class Repository:
         use_icechunk()
         storage = open_storage(location, options or {})
         with storage_errors(location):
-            if not icechunk.Repository.exists(storage, request_settings()):
-                raise ConfigError(f"no repository at {location}: run `cogcat init`")
-            saved = icechunk.Repository.fetch_config(storage)
-            containers = dict((saved.virtual_chunk_containers or {}) if saved else {})
+            # One round to the storage: what it remembers comes with it, and opening it once more,
+            # with what is known then, asks nothing.
+            try:
+                found = icechunk.Repository.open(storage, config=_config({}, forgetful=forgetful))
+            except icechunk.RepositoryNotFoundError:
+                raise ConfigError(f"no repository at {location}: run `cogcat init`") from None
+            containers = dict(found.config.virtual_chunk_containers or {})
             names = {container.name for container in containers.values()}
             for source in sources:
                 if source.name in names and source not in BUILT_IN_SOURCES:
                     containers = _pointed(containers, source, location)
-            repository = icechunk.Repository.open(
-                storage,
+            repository = found.reopen(
                 config=_config(containers, forgetful=forgetful),
                 authorize_virtual_chunk_access=_credentials(containers, sources),
             )
