@@ -11,6 +11,7 @@ a source on the output's own grid is copied, and anything else is warped.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 BLOCK = 2048
 """Pixels; odc-stac's own for arrays that are not chunked."""
+_WARP_THREADS = os.cpu_count() or 1
+"""Of GDAL, in one warp: warps take turns. Pixels are the same with any number."""
 _MEMORY_MB = 4096
 """Far above any block: GDAL would cut rows in two and interpolate each half."""
 _RADIUS = {"nearest": 1, "bilinear": 1, "cubic": 2, "cubic_spline": 2, "lanczos": 3}
@@ -189,6 +192,7 @@ def _warp(
             dst_nodata=fill,
             resampling=Resampling[resampling],
             warp_mem_limit=_MEMORY_MB,
+            num_threads=_WARP_THREADS,
             **options,
         )
     return out
