@@ -21,12 +21,13 @@ import icechunk
 import numpy as np
 import xarray as xr
 
-from catalog import assets, database, heads, item_rows, opening, registry
+from catalog import assets, database, heads, item_rows, moments, opening, opening_area, registry
 from catalog.answers import Asker
 from catalog.changes import Changes, changes
 from catalog.errors import CatalogError, ConfigError, NotFoundError, UsageError
 from catalog.filter_tree import Filter
 from catalog.json_values import plain
+from catalog.moments import AsOf
 from catalog.overview import overview
 from catalog.parse import (
     parse_collection,
@@ -46,10 +47,8 @@ from catalog.stored_scene import StoredScene
 from catalog.tile_boxes import TileBoxes
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    pass
 
-AsOf = datetime | str | Mapping[str, str] | None
-"""A time, a snapshot id, or snapshot ids by branch."""
 STORES = 64
 """Snapshots kept open: a store's metadata and manifests are cached with it."""
 
@@ -303,9 +302,12 @@ class Catalog:
             UsageError: the collections that have the tile have other grids or types: says why.
         """
         name = parse_tile(tile)
+        wanted = parse_several(collection, parse_collection)
+        with database.read_transaction(self._engine) as connection:
+            then = moments.tile_snapshots(connection, self._repository_key, name, wanted, as_of)
         held = [
             opening.read_part(branch, snapshot, self._store(snapshot))
-            for branch, snapshot in self._heads(name, collection, as_of).items()
+            for branch, snapshot in then.items()
         ]
         first, last = (None, None) if datetime is None else parse_datetime(datetime)
         parts = []
@@ -392,7 +394,7 @@ class Catalog:
             raise UsageError("like= and geobox= are the same: give one")
         found = self.search(**question)
         records, snapshots = self._answer(found.query, as_of)
-        dataset = opening.open_area(
+        dataset = opening_area.open_area(
             self._some(records, found.query),
             snapshots,
             self._store,
@@ -441,58 +443,6 @@ class Catalog:
             held = item_rows.collection_extents(connection, self._repository_key)
         return [collection_document(extent) for extent in held]
 
-    def _heads(
-        self, tile: str, collection: str | Iterable[str] | None, as_of: AsOf
-    ) -> dict[str, str]:
-        """Snapshot id to read each branch of a tile at, by branch name; at least one."""
-        wanted = parse_several(collection, parse_collection)
-        with database.read_transaction(self._engine) as connection:
-            found = heads.tile_branches(connection, self._repository_key, tile)
-            if wanted is not None:
-                found = {
-                    name: at for name, at in found.items() if name.rpartition("/")[0] in wanted
-                }
-            if not found:
-                where = f" in collection {collection!r}" if collection else ""
-                tiles = heads.tile_names(connection, self._repository_key)
-                known = ", ".join(tiles[:20]) + (" …" if len(tiles) > 20 else "")
-                raise NotFoundError(f"no tile {tile}{where}; there are {known or 'none'}")
-            found = dict(sorted(found.items()))
-            return found if as_of is None else self._then(connection, found, as_of, f"tile {tile}")
-
-    def _then(
-        self, connection: Connection, branches: Iterable[str], as_of: AsOf, what: str
-    ) -> dict[str, str]:
-        """The snapshot of each branch as of then; branches that had none are left out.
-
-        Raises:
-            NotFoundError: none had any, or a snapshot that is none of theirs.
-        """
-        written = {
-            branch: heads.branch_snapshots(connection, self._repository_key, branch)
-            for branch in branches
-        }
-        if isinstance(as_of, Mapping):
-            for branch, snapshot in as_of.items():
-                if branch in written and snapshot not in dict(written[branch]):
-                    raise NotFoundError(f"branch {branch} has no recorded snapshot {snapshot!r}")
-            found = {branch: as_of[branch] for branch in written if branch in as_of}
-        else:
-            found = {
-                branch: as_of
-                for branch, snapshots in written.items()
-                if isinstance(as_of, str) and as_of in dict(snapshots)
-            }
-            if not found:
-                moment = _moment(as_of, ", ".join(written))
-                for branch, snapshots in written.items():
-                    before = [(at, snapshot) for snapshot, at in snapshots if at <= moment]
-                    if before:
-                        found[branch] = max(before)[1]
-        if not found:
-            raise NotFoundError(f"{what}: nothing was recorded as of {as_of}")
-        return found
-
     def _answer(self, query: Query, as_of: AsOf) -> tuple[list[SceneRecord], dict[str, str]]:
         """The indexed scenes that answer, and the snapshot to read each of their branches at: what
         the catalog records at one moment; at ``query.as_of`` unless ``as_of`` is given."""
@@ -513,35 +463,14 @@ class Catalog:
             if as_of is None or not records:
                 known = heads.branch_heads(connection, self._repository_key)
                 return records, {branch: known[branch].snapshot_id for branch in branches}
-            snapshots = self._then(connection, sorted(branches), as_of, "this search")
-        return self._as_recorded(records, snapshots), snapshots
-
-    def _as_recorded(
-        self, records: Sequence[SceneRecord], snapshots: Mapping[str, str]
-    ) -> list[SceneRecord]:
-        """The records with their places, times and offsets as the snapshots have them; scenes that
-        these do not hold are left out."""
-        places: dict[tuple[str, str], tuple[str, int, int, int]] = {}
-        for branch, snapshot in snapshots.items():
-            part = opening.read_part(branch, snapshot, self._store(snapshot))
-            for n, item_id in enumerate(part.ids):
-                places[branch, item_id] = (
-                    part.steps.roots[n],
-                    part.steps.indices[n],
-                    int(part.times[n]),
-                    int(part.offsets[n]),
-                )
-        then = []
-        for record in records:
-            place = places.get((record.branch or "", record.id))
-            if place is not None:
-                root, index, seconds, offset = place
-                same = int(record.datetime.timestamp() // 1) == seconds
-                at = record.datetime if same else datetime.fromtimestamp(seconds, UTC)
-                then.append(
-                    replace(record, root=root, time_index=index, datetime=at, boa_offset=offset)
-                )
-        return then
+            snapshots = moments.snapshots_then(
+                connection, self._repository_key, sorted(branches), as_of, "this search"
+            )
+        parts = {
+            branch: opening.read_part(branch, snapshot, self._store(snapshot))
+            for branch, snapshot in snapshots.items()
+        }
+        return moments.as_recorded(records, parts), snapshots
 
     def _some(self, records: Sequence[SceneRecord], query: Query) -> Sequence[SceneRecord]:
         """The records, if there are any.
@@ -552,9 +481,8 @@ class Catalog:
         if records:
             return records
         with database.read_transaction(self._engine) as connection:
-            tiles = heads.tile_names(connection, self._repository_key)
-        known = ", ".join(tiles[:20]) + (" …" if len(tiles) > 20 else "")
-        raise NotFoundError(f"no indexed scene answers {query}; there are tiles {known or 'none'}")
+            known = moments.known_tiles(connection, self._repository_key)
+        raise NotFoundError(f"no indexed scene answers {query}; there are tiles {known}")
 
     def _cited(self, dataset: xr.Dataset, parts: Iterable[opening.Part]) -> xr.Dataset:
         snapshots = {part.branch: part.snapshot for part in parts}
@@ -603,18 +531,3 @@ class Catalog:
                 return files
             rows = connection.execute(assets.assets_statement([record]))
             return assets.asset_records(rows).get(record.pk, {})
-
-
-def _moment(as_of: Any, branch: str) -> datetime:
-    if isinstance(as_of, datetime):
-        if as_of.tzinfo is None:
-            raise UsageError(f"as_of={as_of!r} has no time zone")
-        return as_of
-    try:
-        # The end of the day, month or second that was named.
-        end = parse_datetime(as_of)[1]
-    except UsageError:
-        end = None
-    if end is None:
-        raise NotFoundError(f"branch {branch} has no recorded snapshot {as_of!r}")
-    return end

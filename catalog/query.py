@@ -13,7 +13,8 @@ from shapely.geometry.base import BaseGeometry
 
 from catalog.area import box_geometry, parse_geometry
 from catalog.errors import UsageError
-from catalog.filter_tree import Filter, parse_filter
+from catalog.filter_cql2 import parse_filter
+from catalog.filter_tree import Filter
 from catalog.json_values import brief
 from catalog.parse import (
     Box,
@@ -119,7 +120,7 @@ class Query:
             updated_since: a time as for ``datetime``, from its start: scenes whose item the
                 source has changed since, by its own ``updated``. Where a source has none
                 (Planetary Computer), no scene matches.
-            filter: CQL2, text or JSON: ``filter_tree.parse_filter``. Beside the others.
+            filter: CQL2, text or JSON: ``filter_cql2.parse_filter``. Beside the others.
             per_tile: ``latest`` or ``least_cloudy`` (of two as clear, the later): of the scenes
                 of each tile that match all the rest, that one.
             as_of: a time (aware, or ISO text, up to its end) or a snapshot id: scenes as the

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from catalog import database, item_rows, opening
+from catalog import database, item_rows, opening, opening_area
 from catalog.answers import sort_values
 from catalog.errors import ConfigError, UsageError
 from catalog.footprint import within_180
@@ -174,7 +174,7 @@ class Scenes:
             raise UsageError(f"unknown argument {unknown}; known are {', '.join(sorted(known))}")
         if grid.get("like") is not None and grid.get("geobox") is not None:
             raise UsageError("like= and geobox= are the same: give one")
-        dataset = opening.open_area(
+        dataset = opening_area.open_area(
             records,
             snapshots,
             catalog._store,

@@ -22,7 +22,7 @@ from sqlalchemy import Engine, insert
 from catalog.answers import Asker, in_order
 from catalog.database import migrate, open_engine, read_transaction, write_transaction
 from catalog.errors import CatalogError, NotFoundError, UsageError
-from catalog.filter_tree import parse_filter
+from catalog.filter_cql2 import parse_filter
 from catalog.models import (
     BRANCHES,
     COLLECTIONS,

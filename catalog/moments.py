@@ -1,0 +1,132 @@
+"""Which snapshot ``as_of`` means, and what the catalog knew of its scenes then.
+
+``as_of`` is a time, a snapshot id, snapshot ids by branch, or None for now; a time is compared with
+those at which commits were written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from catalog import heads
+from catalog.errors import NotFoundError, UsageError
+from catalog.opening import Part
+from catalog.parse import parse_datetime
+from catalog.recorded import SceneRecord
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+AsOf = datetime | str | Mapping[str, str] | None
+"""A time, a snapshot id, or snapshot ids by branch."""
+
+
+def tile_snapshots(
+    connection: Connection,
+    repository_id: int,
+    tile: str,
+    collections: Sequence[str] | None,
+    as_of: AsOf,
+) -> dict[str, str]:
+    """Snapshot id to read each branch of a tile at, by branch name; at least one.
+
+    Raises:
+        NotFoundError: no such tile in these collections, or nothing was recorded then.
+    """
+    found = heads.tile_branches(connection, repository_id, tile)
+    if collections is not None:
+        found = {name: at for name, at in found.items() if name.rpartition("/")[0] in collections}
+    if not found:
+        named = ", ".join(map(repr, collections or ()))
+        where = f" in collection {named}" if collections is not None else ""
+        known = known_tiles(connection, repository_id)
+        raise NotFoundError(f"no tile {tile}{where}; there are {known}")
+    found = dict(sorted(found.items()))
+    if as_of is None:
+        return found
+    return snapshots_then(connection, repository_id, found, as_of, f"tile {tile}")
+
+
+def snapshots_then(
+    connection: Connection, repository_id: int, branches: Iterable[str], as_of: AsOf, what: str
+) -> dict[str, str]:
+    """The snapshot of each branch as of then; branches that had none are left out.
+
+    Args:
+        what: named in errors.
+
+    Raises:
+        NotFoundError: none had any, or a snapshot that is none of theirs.
+    """
+    written = {
+        branch: heads.branch_snapshots(connection, repository_id, branch) for branch in branches
+    }
+    if isinstance(as_of, Mapping):
+        for branch, snapshot in as_of.items():
+            if branch in written and snapshot not in dict(written[branch]):
+                raise NotFoundError(f"branch {branch} has no recorded snapshot {snapshot!r}")
+        found = {branch: as_of[branch] for branch in written if branch in as_of}
+    else:
+        found = {
+            branch: as_of
+            for branch, snapshots in written.items()
+            if isinstance(as_of, str) and as_of in dict(snapshots)
+        }
+        if not found:
+            moment = _moment(as_of, ", ".join(written))
+            for branch, snapshots in written.items():
+                before = [(at, snapshot) for snapshot, at in snapshots if at <= moment]
+                if before:
+                    found[branch] = max(before)[1]
+    if not found:
+        raise NotFoundError(f"{what}: nothing was recorded as of {as_of}")
+    return found
+
+
+def as_recorded(records: Sequence[SceneRecord], parts: Mapping[str, Part]) -> list[SceneRecord]:
+    """The records with their places, times and offsets as the snapshots of ``parts`` (by branch)
+    have them; scenes that these do not hold are left out."""
+    places: dict[tuple[str, str], tuple[str, int, int, int]] = {}
+    for branch, part in parts.items():
+        for n, item_id in enumerate(part.ids):
+            places[branch, item_id] = (
+                part.steps.roots[n],
+                part.steps.indices[n],
+                int(part.times[n]),
+                int(part.offsets[n]),
+            )
+    then = []
+    for record in records:
+        place = places.get((record.branch or "", record.id))
+        if place is not None:
+            root, index, seconds, offset = place
+            same = int(record.datetime.timestamp() // 1) == seconds
+            at = record.datetime if same else datetime.fromtimestamp(seconds, UTC)
+            then.append(
+                replace(record, root=root, time_index=index, datetime=at, boa_offset=offset)
+            )
+    return then
+
+
+def known_tiles(connection: Connection, repository_id: int) -> str:
+    """The tiles that have a branch, for a message."""
+    tiles = heads.tile_names(connection, repository_id)
+    return (", ".join(tiles[:20]) + (" …" if len(tiles) > 20 else "")) or "none"
+
+
+def _moment(as_of: Any, branch: str) -> datetime:
+    if isinstance(as_of, datetime):
+        if as_of.tzinfo is None:
+            raise UsageError(f"as_of={as_of!r} has no time zone")
+        return as_of
+    try:
+        # The end of the day, month or second that was named.
+        end = parse_datetime(as_of)[1]
+    except UsageError:
+        end = None
+    if end is None:
+        raise NotFoundError(f"branch {branch} has no recorded snapshot {as_of!r}")
+    return end
