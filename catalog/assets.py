@@ -132,7 +132,7 @@ def write_assets(
 
 def _raster_keys(connection: Connection, rasters: Iterable[Raster]) -> dict[Raster, int]:
     """The key of each, made where it is new."""
-    rows = {raster: _raster_row(raster) for raster in rasters}
+    rows = {raster: _raster_row(raster) for raster in sorted(rasters, key=repr)}
     if not rows:
         return {}
     connection.execute(

@@ -30,7 +30,7 @@ pytest_plugins = ["stacks"]
 Rows = list[dict[str, Any]]
 
 NUMBERS = {
-    "id", "repository_id", "collection_id", "branch_id", "scene_id", "crawl_id",
+    "id", "repository_id", "collection_id", "branch_id", "scene_id", "crawl_id", "raster_id",
     "recorded_at", "replaced_at", "updated_at", "written_at", "registered_at",
 }  # fmt: skip
 """The catalog's own numbers, and when it wrote something down."""
@@ -44,7 +44,8 @@ SELECTS = {
     "JOIN collections c ON c.id = s.collection_id LEFT JOIN branches b ON b.id = s.branch_id",
     "revisions": "SELECT s.item_id, b.name AS branch, r.* FROM scene_revisions r "
     "JOIN scenes s ON s.id = r.scene_id LEFT JOIN branches b ON b.id = r.branch_id",
-    "assets": "SELECT s.item_id, a.* FROM assets a JOIN scenes s ON s.id = a.scene_id",
+    "assets": "SELECT s.item_id, a.*, r.* FROM assets a JOIN scenes s ON s.id = a.scene_id "
+    "LEFT JOIN rasters r ON r.id = a.raster_id",
     "snapshots": "SELECT n.id AS snapshot, b.name AS branch, n.* FROM snapshots n "
     "JOIN branches b ON b.id = n.branch_id",
     "branches": "SELECT c.name AS collection, b.* FROM branches b "

@@ -76,8 +76,10 @@ def world(stack: Stack, *, every_commit: bool = True) -> World:
 
     store = {branch: _scenes_of(repository, head) for branch, head in heads.items()}
     files: dict[int, list[Any]] = {}
-    for row in stack.rows("SELECT * FROM assets ORDER BY scene_id, band"):
-        files.setdefault(row[0], []).append(_plain(row[1:]))
+    rasters = {row[0]: row[1:] for row in stack.rows("SELECT * FROM rasters")}
+    # The number of a raster depends on who met it first.
+    for key, *row, raster in stack.rows("SELECT * FROM assets ORDER BY scene_id, band"):
+        files.setdefault(key, []).append(_plain([*row, *rasters[raster]]))
     scenes: dict[str, Any] = {}
     places: list[Any] = []
     for row in map(_plain, stack.rows(SCENE)):
