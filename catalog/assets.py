@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, delete, insert, select, tuple_
+from sqlalchemy import Connection, Select, delete, insert, select, tuple_
 
 from catalog.bands import BANDS
 from catalog.models import ASSETS, RASTERS, SCENE_REVISIONS, SCENES
-from catalog.portable_sql import one_of, upsert
+from catalog.portable_sql import one_of, one_of_these, upsert
 from catalog.recorded import AssetRecord, Raster, SceneRecord
 
 _ORDER = {band.name: place for place, band in enumerate(BANDS)}
@@ -20,13 +20,23 @@ _FILE = ("href", "size", "etag", "last_modified", "checksum", "header_sha256", "
 _RASTER = ("width", "height", "x", "y", "pixel_width", "pixel_height", "dtype", "nodata")
 
 
-def assets_statement(records: Iterable[SceneRecord]) -> Select[Any]:
-    """The files of these scenes, in one statement; for ``asset_records``."""
-    return files_statement([found.pk for found in records])
+def read_assets(connection: Connection, scenes: Sequence[int]) -> dict[int, dict[str, AssetRecord]]:
+    """The files of scenes, by ``SceneRecord.pk`` and band, in the order of ``bands.BANDS``; those
+    that have none are absent. One statement."""
+    found: dict[int, dict[str, AssetRecord]] = {}
+    ordered: list[tuple[Any, ...]] = sorted(
+        map(tuple, connection.execute(_files(), {"scenes": list(scenes)})),
+        key=lambda row: (row[0], _ORDER.get(row[1], len(_ORDER)), row[1]),
+    )
+    for pk, band, *rest in ordered:
+        own: dict[str, Any] = dict(zip(_FILE, rest[: len(_FILE)], strict=True))
+        raster = _raster(*rest[len(_FILE) :])
+        found.setdefault(pk, {})[band] = AssetRecord(band=band, **own, raster=raster)
+    return found
 
 
-def files_statement(scenes: Sequence[int]) -> Select[Any]:
-    """The files of scenes by ``SceneRecord.pk``; for ``asset_records``."""
+@cache
+def _files() -> Select[Any]:
     return (
         select(
             ASSETS.c.scene_id,
@@ -37,7 +47,7 @@ def files_statement(scenes: Sequence[int]) -> Select[Any]:
         )
         .join(SCENES, SCENES.c.id == ASSETS.c.scene_id)
         .join(RASTERS, RASTERS.c.id == ASSETS.c.raster_id, isouter=True)
-        .where(one_of(ASSETS.c.scene_id, scenes))
+        .where(one_of_these(ASSETS.c.scene_id, "scenes"))
     )
 
 
@@ -65,19 +75,6 @@ def past_assets(
                 raster = Raster(**raster | {"transform": tuple(raster["transform"])})
             files[row["band"]] = AssetRecord(**row | {"last_modified": taken, "raster": raster})
     return found
-
-
-def asset_records(rows: Iterable[Row[Any]]) -> dict[int, dict[str, AssetRecord]]:
-    """Files by ``SceneRecord.pk`` and band, in the order of ``bands.BANDS``."""
-    scenes: dict[int, dict[str, AssetRecord]] = {}
-    ordered: list[tuple[Any, ...]] = sorted(
-        map(tuple, rows), key=lambda row: (row[0], _ORDER.get(row[1], len(_ORDER)), row[1])
-    )
-    for pk, band, *rest in ordered:
-        own: dict[str, Any] = dict(zip(_FILE, rest[: len(_FILE)], strict=True))
-        raster = _raster(*rest[len(_FILE) :])
-        scenes.setdefault(pk, {})[band] = AssetRecord(band=band, **own, raster=raster)
-    return scenes
 
 
 @lru_cache(1024)
@@ -158,7 +155,7 @@ def _raster_row(raster: Raster) -> dict[str, Any]:
 def remove_assets(connection: Connection, scenes: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
     """Take the files of scenes out, as JSON values for their revisions. Two statements."""
     files: dict[int, list[dict[str, Any]]] = {key: [] for key in scenes}
-    for pk, held in asset_records(connection.execute(files_statement(scenes))).items():
+    for pk, held in read_assets(connection, scenes).items():
         for file in held.values():
             moment = file.last_modified
             kept = {"last_modified": None if moment is None else moment.isoformat()}

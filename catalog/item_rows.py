@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Select, func, select
 
-from catalog.assets import asset_records, assets_statement, past_assets
+from catalog.assets import past_assets, read_assets
 from catalog.models import BRANCHES, COLLECTIONS, SCENES, TILES
-from catalog.portable_sql import one_of
+from catalog.portable_sql import one_of_these
 from catalog.recorded import CollectionExtent, DescribedScene, SceneRecord
 from catalog.selection import superseded
 
@@ -21,18 +22,10 @@ def described_scenes(
     """Each record with its files, in order. Two statements; three where one is of the past."""
     if not records:
         return []
-    statement = (
-        select(
-            SCENES.c.id,
-            SCENES.c.recorded_at,
-            COLLECTIONS.c.stac_url,
-            superseded(SCENES.c, SCENES.alias("other").c).label("old"),
-        )
-        .join(COLLECTIONS, COLLECTIONS.c.id == SCENES.c.collection_id)
-        .where(one_of(SCENES.c.id, sorted({record.pk for record in records})))
-    )
-    now = {pk: (at, url, bool(old)) for pk, at, url, old in connection.execute(statement)}
-    files = asset_records(connection.execute(assets_statement(records)))
+    scenes = sorted({record.pk for record in records})
+    rows = connection.execute(_described(), {"scenes": scenes})
+    now = {pk: (at, url, bool(old)) for pk, at, url, old in rows}
+    files = read_assets(connection, scenes)
     past = [record for record in records if now[record.pk][0] != record.recorded_at]
     earlier = past_assets(connection, past) if past else {}
     described = []
@@ -44,6 +37,20 @@ def described_scenes(
             DescribedScene(record, held or {}, url, is_past or (old and record.status == "indexed"))
         )
     return described
+
+
+@cache
+def _described() -> Select[Any]:
+    return (
+        select(
+            SCENES.c.id,
+            SCENES.c.recorded_at,
+            COLLECTIONS.c.stac_url,
+            superseded(SCENES.c, SCENES.alias("other").c).label("old"),
+        )
+        .join(COLLECTIONS, COLLECTIONS.c.id == SCENES.c.collection_id)
+        .where(one_of_these(SCENES.c.id, "scenes"))
+    )
 
 
 def collection_extents(connection: Connection, repository_id: int) -> list[CollectionExtent]:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, and_, func, literal, null, or_, select, union_all
 
-from catalog.assets import asset_records, files_statement
+from catalog.assets import read_assets
 from catalog.models import ASSETS, BRANCHES, COLLECTIONS, ITEM_FAILURES, SCENES
 from catalog.portable_sql import one_of
 from catalog.recorded import IndexedState, KnownScene
@@ -165,7 +165,7 @@ def indexed_states(
         )
     )
     rows = connection.execute(statement).all()
-    files = asset_records(connection.execute(files_statement([row.id for row in rows])))
+    files = read_assets(connection, [row.id for row in rows])
     return {
         row.item_id: IndexedState(
             datetime=row.datetime,

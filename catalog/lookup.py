@@ -529,5 +529,4 @@ class Catalog:
             past = assets.past_assets(connection, [record])
             if files := past.get((record.pk, record.recorded_at)):
                 return files
-            rows = connection.execute(assets.assets_statement([record]))
-            return assets.asset_records(rows).get(record.pk, {})
+            return assets.read_assets(connection, [record.pk]).get(record.pk, {})

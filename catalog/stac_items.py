@@ -27,6 +27,7 @@ Addresses lose user names, passwords and queries on their way here. No secret is
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -252,6 +253,7 @@ def enclosing_bbox(boxes: Iterable[Box]) -> list[float]:
     return [west, south, 180.0 if east == -180 else east, north]
 
 
+@lru_cache(64)
 def repository_href(location: str) -> str:
     """``s3://bucket/prefix`` as it is, a path as ``file:///…``."""
     return _public(location) if "://" in location else Path(location).as_uri()
@@ -321,17 +323,24 @@ def _source_links(record: SceneRecord, stac_url: str | None) -> list[dict[str, A
 
 
 def _extensions(properties: Mapping[str, Any], assets: Mapping[str, Any]) -> list[str]:
-    used = set(properties)
-    for asset in assets.values():
-        used.update(asset)
-        for band in asset.get("bands", ()):
-            used.update(band)
+    used = (tuple(properties), *map(tuple, assets.values()))
+    return list(_extensions_of(used, any(_EO.keys() & assets.keys()) or "visual" in assets))
+
+
+@lru_cache(1024)
+def _extensions_of(used: tuple[tuple[str, ...], ...], eo: bool) -> tuple[str, ...]:
+    """Of fields; a search's items have few kinds of them.
+
+    Args:
+        eo: whether a band has a field of that extension.
+    """
+    fields = {field for those in used for field in those} | ({"eo:"} if eo else set())
     names = {
         name
-        for field in used
+        for field in fields
         if (name := _EXTENSIONS.get(f"{field.partition(':')[0]}:" if ":" in field else field))
     }
-    return [f"https://stac-extensions.github.io/{name}/schema.json" for name in sorted(names)]
+    return tuple(f"https://stac-extensions.github.io/{name}/schema.json" for name in sorted(names))
 
 
 def _source_scheme(source: Source) -> dict[str, Any] | None:

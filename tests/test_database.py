@@ -22,7 +22,7 @@ from sqlalchemy import Engine, insert, inspect, select, text
 from sqlalchemy.exc import IntegrityError, StatementError
 
 from catalog import database
-from catalog.assets import asset_records, files_statement
+from catalog.assets import read_assets
 from catalog.database import (
     check_revision,
     migrate,
@@ -118,7 +118,7 @@ def test_a_catalog_of_an_earlier_revision_keeps_its_rows(database_url: str) -> N
         migrate(engine)
         with read_transaction(engine) as connection:
             rows = connection.execute(text("SELECT item_id, status, acquisition FROM scenes")).all()
-            files = asset_records(connection.execute(files_statement([1])))[1]
+            files = read_assets(connection, [1])[1]
         assert rows == [("i", "pending", None)]
         assert files == {"red": AssetRecord("red", "red.tif", *[None] * 4, b"z".hex(), 9, None)}
         with migration_connection(engine) as connection:

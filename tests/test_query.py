@@ -25,7 +25,7 @@ from shapely import box, wkb
 from sqlalchemy import Engine
 
 from catalog.answers import Asker, sort_values
-from catalog.assets import asset_records, assets_statement
+from catalog.assets import read_assets
 from catalog.database import migrate, open_engine, read_transaction, write_transaction
 from catalog.errors import UsageError
 from catalog.failures import record_failed
@@ -346,7 +346,7 @@ def test_statements_a_question(filled: Filled, statements: Statements) -> None:
         assert cost(corner | {"per_tile": "latest", "status": None}) <= 3
         records = asker.records(Query.parse(**world))
         with statements(filled.engine) as seen:
-            assert asset_records(connection.execute(assets_statement(records))) == {}
+            assert read_assets(connection, [record.pk for record in records]) == {}
         assert len(records) > 100
         assert len(seen) == 1
 

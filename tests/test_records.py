@@ -15,7 +15,7 @@ from sqlalchemy import Engine, delete, select, text
 from sqlalchemy.exc import IntegrityError
 
 from catalog.answers import Asker
-from catalog.assets import asset_records, assets_statement
+from catalog.assets import read_assets
 from catalog.database import read_transaction, write_transaction
 from catalog.errors import BusyError, ConfigError, NotFoundError, StoreError
 from catalog.failures import RETRY_DELAYS, record_failed, record_unreadable_item
@@ -160,7 +160,7 @@ def test_a_scene_from_pending_to_indexed(engine: Engine) -> None:
         assert record.warnings == ("no band wvp", "nodata differs")
         assert (record.datetime, record.bbox) == (scene.datetime, scene.bbox)
         assert (record.footprint, record.refs_sha256) == (scene.footprint, "ee" * 32)
-        assets = asset_records(connection.execute(assets_statement([record])))[record.pk]
+        assets = read_assets(connection, [record.pk])[record.pk]
     # In the order of the bands, and as they were given.
     assert list(assets) == ["red", "nir", "scl"]
     for file in _files(scene):
