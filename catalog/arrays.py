@@ -147,11 +147,13 @@ def choose(
 
     Raises:
         NotFoundError: no such resolution, or a band has no array there; says what there is.
-        UsageError: the resolution is no number.
+        UsageError: the resolution is no number, or there are no bands.
     """
     there = resolutions(cubes)
     if not there:
         raise NotFoundError(f"{what}: no scene is indexed")
+    if bands is not None and not bands:
+        raise UsageError("bands is empty: name some, or leave it out for all")
     everywhere = {band for names in there.values() for band in names}
     for band in bands or ():
         if band not in everywhere:

@@ -64,14 +64,14 @@ def band_name(name: str) -> str:
     """
     try:
         return _ALIASES[name.strip().lower()]
-    except KeyError:
+    except (KeyError, AttributeError):
         known = ", ".join(f"{band.name} ({band.number})" for band in BANDS)
         raise NotFoundError(f"unknown band {name!r}; known are {known}") from None
 
 
 def band_names(names: Iterable[str]) -> tuple[str, ...]:
     """``band_name`` of each, without repeats, in the order asked for; a text alone is one."""
-    if isinstance(names, str):
+    if isinstance(names, str) or not isinstance(names, Iterable):
         names = [names]
     return tuple(dict.fromkeys(band_name(name) for name in names))
 

@@ -6,19 +6,22 @@ CRS and resolution share their pixels.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
-from pyproj import CRS, Transformer
+from numpy.typing import NDArray
+from pyproj import CRS
 from pyproj.exceptions import CRSError
 from shapely.geometry.base import BaseGeometry
 
 from catalog.cube import Grid
 from catalog.errors import ConfigError, NotFoundError, UsageError, first_line
+from catalog.json_values import finite
+from catalog.seam import narrowest, projected, seam_of, transformer, unwrapped
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
@@ -48,7 +51,7 @@ _DEGREE = 111_320.0
 def require_odc() -> None:
     """Raises ConfigError where the packages of the extra ``load`` are missing."""
     try:
-        import odc.geo  # noqa: F401
+        import odc.geo.xr  # noqa: F401 - `dataset.odc`, which says what grid a dataset has
         import rasterio.warp  # noqa: F401
     except ImportError as error:
         raise ConfigError(
@@ -64,6 +67,8 @@ def parse_crs(crs: Any) -> CRS:
         UsageError: not a CRS, or neither geographic nor projected.
     """
     try:
+        if isinstance(crs, Integral) and not isinstance(crs, bool):
+            crs = int(crs)  # of numpy, as a table has it
         if not isinstance(crs, CRS | str | int):
             crs = crs.to_wkt()
         found = CRS.from_user_input(crs)
@@ -95,6 +100,8 @@ def parse_resampling(
         UsageError: it names a band that is not opened.
     """
     bands = list(bands)
+    if not isinstance(resampling, str | Mapping):
+        raise UsageError(f"resampling {resampling!r}: name one, or one for each band")
     given = {"*": resampling} if isinstance(resampling, str) else dict(resampling)
     named = {known.get(key, key): value for key, value in given.items()}
     for key, value in named.items():
@@ -124,7 +131,13 @@ def output_grid(
 
     _check_resolution(crs, resolution)
     code = crs_text(crs)
-    if area is not None:
+    seam = seam_of(code)
+    if seam is not None and seam.period is not None:
+        # Where every turn repeats the last: around the ground, not the long way round the globe.
+        parts = [unwrapped(grid) for grid in set(sources)] if area is None else _edges(area)
+        turned = [projected(part, code, seam) for part in narrowest(parts)]
+        bounds = [(*part.min(axis=0).tolist(), *part.max(axis=0).tolist()) for part in turned]
+    elif area is not None:
         bounds = [_bounds(area, "EPSG:4326", code)]
     else:
         bounds = [_bounds(_ground(grid), f"EPSG:{grid.epsg}", code) for grid in set(sources)]
@@ -172,10 +185,10 @@ def geobox_of(grid: Grid) -> GeoBox:
 
 
 def middle_longitude(grid: GeoBox) -> float:
-    """Degrees, of the middle of ``grid``."""
+    """Degrees, of the middle of ``grid``; not finite where that has none."""
     height, width = grid.shape
     x, y = grid.transform @ (width / 2, height / 2)
-    return float(_transformer(str(grid.crs), "EPSG:4326").transform(x, y)[0])
+    return float(transformer(str(grid.crs), "EPSG:4326").transform(x, y)[0])
 
 
 def metres(grid: GeoBox) -> float:
@@ -187,15 +200,60 @@ def metres(grid: GeoBox) -> float:
     return float(size * crs.axis_info[0].unit_conversion_factor)
 
 
-def coordinates(grid: GeoBox) -> dict[str, Any]:
+def given_centres(like: Any, grid: GeoBox) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """The coordinates (y, x) of what ``grid`` was given by, so that both are aligned to the last
+    digit; None for a bare ``GeoBox``.
+
+    Raises:
+        UsageError: they are not evenly spaced: no grid has them.
+    """
+    if not hasattr(like, "coords"):
+        return None
+    found = []
+    for name, start, step, size in zip(
+        grid.dimensions, (grid.transform.f, grid.transform.c), (grid.transform.e, grid.transform.a),
+        grid.shape, strict=True,
+    ):  # fmt: skip
+        own = np.asarray(like.coords[name])
+        even = _centres(start, step, size)
+        if own.shape != even.shape or np.abs(own - even).max() > abs(step) / 1e3:
+            raise UsageError(f"the grid given is uneven: {name!r} has steps of several sizes")
+        found.append(own)
+    return found[0], found[1]
+
+
+def _centres(start: float, step: float, size: int) -> NDArray[np.float64]:
+    """Of ``size`` pixels from an edge on; where edges are multiples of the pixel size, the same
+    numbers to the last digit for every grid, or what is aligned would not be equal."""
+    first = start / step
+    if abs(first - round(first)) < 1e-6:
+        first = float(round(first))
+        start = 0.0
+    else:
+        first = 0.0
+    centres: NDArray[np.float64] = np.multiply(
+        np.arange(size, dtype=np.float64) + first + 0.5, step
+    )
+    return np.add(centres, start)
+
+
+def coordinates(
+    grid: GeoBox, own: tuple[NDArray[Any], NDArray[Any]] | None = None
+) -> dict[str, Any]:
     """``y``, ``x`` (pixel centres) and ``spatial_ref`` (CF grid mapping, WKT, ``GeoTransform`` in
-    GDAL order), for a dataset."""
+    GDAL order), for a dataset.
+
+    Args:
+        own: of ``given_centres``.
+    """
     crs = CRS.from_user_input(str(grid.crs))
     a, b, c, d, e, f = grid.transform[:6]
     axes = {axis["axis"]: axis for axis in crs.cs_to_cf()}
+    y = _centres(f, e, grid.shape.y) if own is None else own[0]
+    x = _centres(c, a, grid.shape.x) if own is None else own[1]
     return {
-        "y": ("y", f + e * (np.arange(grid.shape.y) + 0.5), axes.get("Y", {})),
-        "x": ("x", c + a * (np.arange(grid.shape.x) + 0.5), axes.get("X", {})),
+        "y": ("y", y, axes.get("Y", {})),
+        "x": ("x", x, axes.get("X", {})),
         "spatial_ref": (
             (),
             np.int64(0),
@@ -221,7 +279,8 @@ def _ground(grid: Grid) -> BaseGeometry:
 
 
 def _check_resolution(crs: CRS, resolution: float) -> None:
-    if not (isinstance(resolution, int | float) and math.isfinite(resolution) and resolution > 0):
+    size = finite(resolution)
+    if size is None or size <= 0:
         raise UsageError(f"resolution {resolution!r} is not the size of a pixel")
     if crs.is_geographic and resolution >= 1:
         raise UsageError(
@@ -235,17 +294,21 @@ def _check_resolution(crs: CRS, resolution: float) -> None:
         )
 
 
+def _edges(area: BaseGeometry) -> list[NDArray[np.float64]]:
+    """The vertices of each part of ``area``, and points between them."""
+    west, south, east, north = area.bounds
+    step = max(east - west, north - south) / 50
+    parts = shapely.get_parts(area)
+    return [shapely.get_coordinates(shapely.segmentize(p, step) if step else p) for p in parts]
+
+
 def _bounds(outline: BaseGeometry, source: str, target: str) -> tuple[float, ...]:
     """The box around ``outline`` in another CRS, its edges followed and not only its corners."""
     west, south, east, north = outline.bounds
     step = max(east - west, north - south) / 50
     if step > 0:
         outline = shapely.segmentize(outline, step)
-    there = _transformer(source, target)
+    there = transformer(source, target)
     moved = shapely.transform(outline, there.transform, interleaved=False)
     points = shapely.get_coordinates(moved)
     return (*points.min(axis=0).tolist(), *points.max(axis=0).tolist())
-
-
-def _transformer(source: str, target: str) -> Transformer:
-    return Transformer.from_crs(source, target, always_xy=True)

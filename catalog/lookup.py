@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import icechunk
@@ -392,6 +393,8 @@ class Catalog:
         """
         if like is not None and geobox is not None:
             raise UsageError("like= and geobox= are the same: give one")
+        if unknown := set(question) - set(signature(Query.parse).parameters):
+            raise UsageError(f"load takes no {', '.join(sorted(unknown))}: `search` has the others")
         found = self.search(**question)
         records, snapshots = self._answer(found.query, as_of)
         dataset = opening_area.open_area(

@@ -61,7 +61,7 @@ def parse_mask(mask: str | int | Iterable[str | int] | None) -> tuple[int, ...]:
     """
     if mask is None:
         return ()
-    words = [mask] if isinstance(mask, str | int) else list(mask)
+    words = [mask] if isinstance(mask, str) or not isinstance(mask, Iterable) else list(mask)
     return tuple(sorted({number for word in words for number in _numbers(word)}))
 
 

@@ -70,17 +70,16 @@ def snapshots_then(
                 raise NotFoundError(f"branch {branch} has no recorded snapshot {snapshot!r}")
         found = {branch: as_of[branch] for branch in written if branch in as_of}
     else:
-        found = {
-            branch: as_of
-            for branch, snapshots in written.items()
-            if isinstance(as_of, str) and as_of in dict(snapshots)
-        }
-        if not found:
-            moment = _moment(as_of, ", ".join(written))
-            for branch, snapshots in written.items():
-                before = [(at, snapshot) for snapshot, at in snapshots if at <= moment]
-                if before:
-                    found[branch] = max(before)[1]
+        # A snapshot of one branch is a moment for the others.
+        named = [at for them in written.values() for snapshot, at in them if snapshot == as_of]
+        moment = named[0] if named else _moment(as_of, ", ".join(written))
+        found = {}
+        for branch, snapshots in written.items():
+            before = [(at, snapshot) for snapshot, at in snapshots if at <= moment]
+            if any(snapshot == as_of for snapshot, _ in snapshots):
+                found[branch] = str(as_of)
+            elif before:
+                found[branch] = max(before)[1]
     if not found:
         raise NotFoundError(f"{what}: nothing was recorded as of {as_of}")
     return found

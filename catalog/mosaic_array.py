@@ -21,7 +21,15 @@ from odc.geo.geobox import GeoBox
 from catalog.cube import REFLECTANCE_SCALE, Grid
 from catalog.masks import in_classes
 from catalog.views import OuterArray, run
-from catalog.warp import BLOCK, Window, block_of, blocks, place, read_window
+from catalog.warp import (
+    BLOCK,
+    Placement,
+    Window,
+    block_of,
+    blocks,
+    placements,
+    read_window,
+)
 
 THREADS = 8
 """Blocks read at once, each waiting for its chunks."""
@@ -53,13 +61,14 @@ class Layer:
         chosen = self.levels.variables[level].isel(time=self.step, y=rows, x=columns)
         return np.asarray(chosen.values)
 
+    def placements(self, block: GeoBox, resampling: str) -> tuple[Placement, ...]:
+        """As ``warp.placements``."""
+        return placements(self.levels.grids, block, resampling == "nearest")
+
     def window(
-        self, block: GeoBox, window: Window, resampling: str
+        self, placement: Placement, block: GeoBox, window: Window, resampling: str
     ) -> tuple[Window, NDArray[Any]] | None:
         """As ``warp.read_window``."""
-        placement = place(self.levels.grids, block, resampling == "nearest")
-        if placement is None:
-            return None
         return read_window(
             self.read,
             self.levels.grids,
@@ -108,10 +117,11 @@ class Masks:
                 self._kept.move_to_end(key)
                 return self._kept[key]
         out = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.bool_)
-        found = layer.window(block, window, "nearest")
-        if found is not None:
-            part, classes = found
-            out[_within(part, window)] = in_classes(classes, self.classes)
+        for placement in layer.placements(block, "nearest"):
+            found = layer.window(placement, block, window, "nearest")
+            if found is not None:
+                part, classes = found
+                out[_within(part, window)] |= in_classes(classes, self.classes)
         with self._lock:
             self._kept[key] = out
             while len(self._kept) > _KEPT:
@@ -196,9 +206,13 @@ class MosaicArray(OuterArray):
         fill: Any = np.nan if self.reflectance else self.nodata or 0
         out = np.full((*self.samples, *size), fill, self.dtype)
         untouched = True
-        for scene, layer in self.steps[step]:
-            if layer is None:
-                continue
+        placed = (
+            (scene, layer, placement)
+            for scene, layer in self.steps[step]
+            if layer is not None
+            for placement in layer.placements(block, self.resampling)
+        )
+        for scene, layer, placement in placed:
             missing: Any = True
             wanted: Window | None = window
             if not untouched:
@@ -207,7 +221,7 @@ class MosaicArray(OuterArray):
                 wanted = _around(missing, window)
             if wanted is None:
                 break
-            found = layer.window(block, wanted, self.resampling)
+            found = layer.window(placement, block, wanted, self.resampling)
             if found is None:
                 continue
             part, pixels = found

@@ -171,7 +171,7 @@ def chunked(dataset: xr.Dataset, chunks: Any) -> xr.Dataset:
     beside = {name: dataset[name] for name in dataset.coords if name not in dataset.dims}
     try:
         return dataset.drop_vars(beside).chunk(chunks).assign_coords(beside)
-    except (ValueError, TypeError, NotImplementedError) as error:
+    except (ValueError, TypeError, NotImplementedError, ZeroDivisionError) as error:
         raise UsageError(f"chunks={chunks!r}: {first_line(error)}") from error
 
 

@@ -62,11 +62,12 @@ def open_area(
 
     classes = parse_mask(mask)
     wanted = band_names(bands) if bands is not None else None
-    target = None
+    target = own = None
     if like is not None:
         if crs is not None or resolution is not None:
             raise UsageError("give a grid (like= or geobox=), or a crs and a resolution, not both")
         target = grid.given_grid(like)
+        own = grid.given_centres(like, target)
     projection = None if crs is None else grid.parse_crs(crs)
     group([], groupby, 0.0)
 
@@ -79,6 +80,8 @@ def open_area(
     every = [cube for held in cubes for cube in held]
     what = ", ".join(sorted({record.tile for record in records})[:5])
     what = f"tile {what}" if "," not in what else f"tiles {what}"
+    if wanted == ():
+        raise UsageError("bands is empty: name some, or leave it out for all")
     for name in wanted or ():
         arrays.choose(every, [name], None, what)
 
@@ -114,7 +117,10 @@ def open_area(
             raise NotFoundError(f"{lacking[0]}: no band 'scl' to mask with")
         masks = Masks(layers["scl"], classes)
 
-    steps = group(records, groupby, grid.middle_longitude(target))
+    longitude = grid.middle_longitude(target)
+    if not np.isfinite(longitude):
+        longitude = records[0].bbox[0]
+    steps = group(records, groupby, longitude)
     variables: dict[str, xr.Variable] = {}
     for name in wanted:
         first = _agreed(name, layers[name])
@@ -132,7 +138,7 @@ def open_area(
         )
         variables[name] = _variable(name, array, sample, scaled)
     dataset = xr.Dataset(
-        variables, _coordinates(steps, target, variables), {"Conventions": "CF-1.11"}
+        variables, _coordinates(steps, target, own, variables), {"Conventions": "CF-1.11"}
     )
     return chunked(dataset, chunks)
 
@@ -199,7 +205,10 @@ def _variable(name: str, array: Any, sample: xr.Variable, reflectance: bool) -> 
 
 
 def _coordinates(
-    steps: Sequence[Sequence[SceneRecord]], target: Any, variables: Mapping[str, xr.Variable]
+    steps: Sequence[Sequence[SceneRecord]],
+    target: Any,
+    own: Any,
+    variables: Mapping[str, xr.Variable],
 ) -> dict[str, Any]:
     times = np.array([int(step[0].datetime.timestamp() // 1) for step in steps], np.int64)
     names = [" ".join(record.id for record in step) for step in steps]
@@ -217,7 +226,7 @@ def _coordinates(
         coords["boa_offset"] = ("time", values, {"long_name": "added to DN before scaling"})
     if any("band" in variable.dims for variable in variables.values()):
         coords["band"] = ("band", list(arrays.VISUAL_SAMPLES))
-    return coords | grid.coordinates(target)
+    return coords | grid.coordinates(target, own)
 
 
 def _extents(

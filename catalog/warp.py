@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from catalog.cube import Grid
 from catalog.grid import geobox_of
+from catalog.seam import outlines, seam_of, transformer
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
@@ -62,6 +63,8 @@ class Placement:
     scale: tuple[float, float]
     """Pixels of the level for one of the block, along x and y: the width of kernels. As GDAL takes
     it for a whole block: from the sizes of the reach and of the window below it."""
+    shift: float = 0.0
+    """Of a block beyond the antimeridian: what to add to its x to come where it lies."""
 
 
 def blocks(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
@@ -116,6 +119,81 @@ def place(levels: tuple[Grid, ...], block: GeoBox, nearest: bool) -> Placement |
     return Placement(level, reach, None, _scale(boxes[level], block, reach))
 
 
+@lru_cache(4096)
+def placements(levels: tuple[Grid, ...], block: GeoBox, nearest: bool) -> tuple[Placement, ...]:
+    """Every way in which a source falls in ``block``: once, as ``place`` has it, or not at all; and
+    where either lies across the antimeridian of a CRS that jumps there, once on each side."""
+    seam = seam_of(str(block.crs))
+    pieces = outlines(levels[0]) if seam is not None else ()
+    turns = {0}
+    columns = np.zeros(block.shape[1], np.int64)
+    if seam is not None and seam.period is not None:
+        left, _, right, _ = block.boundingbox.bbox
+        centres = left + (np.arange(block.shape[1]) + 0.5) * (right - left) / block.shape[1]
+        columns = seam.turns(centres)
+        turns = set(columns.tolist())
+    if turns == {0} and len(pieces) < 2:
+        found = place(levels, block, nearest)
+        return () if found is None else (found,)
+    assert seam is not None
+    every: list[Placement] = []
+    for turn in sorted(turns):
+        shift = -turn * (seam.period or 0.0)
+        there = _moved(block, shift)
+        here = np.flatnonzero(columns == turn)
+        within = (slice(0, block.shape[0]), slice(int(here[0]), int(here[-1]) + 1))
+        if len(pieces) < 2:
+            one = place(levels, there, nearest)
+            wholes = [] if one is None else [one]
+        else:
+            wholes = [_place_piece(levels, there, piece) for piece in pieces]
+        for whole in wholes:
+            reach = _overlap(whole.reach, within)
+            if not _is_empty(reach):
+                every.append(replace(whole, reach=reach, shift=shift))
+    return tuple(every)
+
+
+def _place_piece(levels: tuple[Grid, ...], block: GeoBox, piece: NDArray[np.float64]) -> Placement:
+    """One side of a source that lies across the antimeridian: always warped.
+
+    Args:
+        piece: its outline, degrees, within ±180.
+    """
+    edge = np.column_stack(transformer("EPSG:4326", str(block.crs)).transform(*piece.T))
+    edge = edge[np.isfinite(edge).all(axis=1)]
+    pixels = np.column_stack(~block.transform @ tuple(edge.T)) if len(edge) else np.zeros((1, 2))
+    columns, rows = (
+        slice(int(np.clip(low - 2, 0, size)), int(np.clip(high + 3, 0, size)))
+        for low, high, size in zip(
+            np.floor(pixels.min(axis=0)),
+            np.floor(pixels.max(axis=0)),
+            block.shape[::-1],
+            strict=True,
+        )
+    )
+    reach = (rows, columns)
+    if _is_empty(reach):
+        return Placement(0, reach, None, (1.0, 1.0))
+    boxes = [geobox_of(grid) for grid in levels]
+    finest = min(_scale(boxes[0], block, reach))
+    level = max(
+        n
+        for n, box in enumerate(boxes)
+        if n == 0 or round(box.resolution.x / boxes[0].resolution.x) <= finest + _ALIGNED
+    )
+    return Placement(level, reach, None, _scale(boxes[level], block, reach))
+
+
+def _moved(block: GeoBox, shift: float) -> GeoBox:
+    from affine import Affine
+    from odc.geo.geobox import GeoBox
+
+    if not shift:
+        return block
+    return GeoBox(block.shape, Affine.translation(shift, 0) @ block.transform, block.crs)
+
+
 def read_window(
     read: Reader,
     levels: Sequence[Grid],
@@ -141,6 +219,7 @@ def read_window(
     part = _overlap(window, placement.reach)
     if _is_empty(part):
         return None
+    block = _moved(block, placement.shift)
     if placement.offset is not None:
         rows, columns = (
             slice(side.start + shift, side.stop + shift)

@@ -27,7 +27,7 @@ ORDER = [
     {"scene", "boa_offset", "item_assets", "item", "item_parquet", "item_file", "item_shelf"},
     {"stac_api", "stac_query", "stac_search"},
     {"directories", "signing", "sources", "remote_file", "header", "cluster"},
-    {"cube", "masks", "grid", "warp", "mosaic"},
+    {"cube", "masks", "seam", "grid", "warp", "mosaic"},
     {"storage", "repository", "cube_writer", "contents"},
     {"codecs", "chunk_reader", "read_errors", "accessor", "arrays", "virtual"},
     {"file_check", "itemless"},
