@@ -153,7 +153,7 @@ def output_grid(
                 f"than {WIDEST} pixels: ask for a smaller area or larger pixels"
             )
     box = BoundingBox(float(west), float(south), float(east), float(north), code)
-    return GeoBox.from_bbox(box, resolution=resolution)
+    return GeoBox.from_bbox(box, resolution=float(resolution))
 
 
 def given_grid(like: Any) -> GeoBox:
@@ -207,13 +207,18 @@ def given_centres(like: Any, grid: GeoBox) -> tuple[NDArray[Any], NDArray[Any]] 
     Raises:
         UsageError: they are not evenly spaced: no grid has them.
     """
-    if not hasattr(like, "coords"):
+    from odc.geo.geobox import GeoBox
+
+    if isinstance(like, GeoBox):
         return None
     found = []
     for name, start, step, size in zip(
-        grid.dimensions, (grid.transform.f, grid.transform.c), (grid.transform.e, grid.transform.a),
-        grid.shape, strict=True,
-    ):  # fmt: skip
+        like.odc.spatial_dims,
+        (grid.transform.f, grid.transform.c),
+        (grid.transform.e, grid.transform.a),
+        grid.shape,
+        strict=True,
+    ):
         own = np.asarray(like.coords[name])
         even = _centres(start, step, size)
         if own.shape != even.shape or np.abs(own - even).max() > abs(step) / 1e3:

@@ -116,8 +116,18 @@ class SnapshotStore(icechunk.IcechunkStore):
         return _unpickled, (pickle.dumps(icechunk.IcechunkStore(self._store, read_only=True)),)
 
 
+class _RefusedStore(SnapshotStore):
+    """In a forked process: refuses when it is read, and not before, since an error while a task is
+    unpickled would end the worker and leave its parent waiting."""
+
+    def __init__(self) -> None:
+        self.known = {}
+
+
 @lru_cache(UNPICKLED)
 def _unpickled(data: bytes) -> SnapshotStore:
+    if _forked:
+        return _RefusedStore()
     use_icechunk()
     return SnapshotStore(pickle.loads(data))
 

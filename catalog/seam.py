@@ -55,9 +55,9 @@ def seam_of(crs: str) -> Seam | None:
         for longitude in (-180 + _NEAR, 180 - _NEAR)
     )
     finite = np.isfinite(west).all(axis=1) & np.isfinite(east).all(axis=1)
-    if not finite.any() or np.abs(east - west)[finite].max() < 1000:
+    west, jump = west[finite], east[finite] - west[finite]
+    if not finite.any() or np.abs(jump).max() < 1000:
         return None
-    jump = east - west
     straight = finite.all() and np.ptp(west[:, 0]) < 1 and np.ptp(jump[:, 0]) < 1
     if straight and np.abs(jump[:, 1]).max() < 1 and jump[0, 0] > 0:
         ends = [there.transform(longitude, 0.0)[0] for longitude in (-180.0, 180.0)]

@@ -95,7 +95,8 @@ def place(levels: tuple[Grid, ...], block: GeoBox, nearest: bool) -> Placement |
 
     boxes = [geobox_of(grid) for grid in levels]
     # odc-geo forgives shifts of 0.9 and 0.05 pixels so; a scale must be exact.
-    info = compute_reproject_roi(boxes[0], block, ttol=0.9 if nearest else 0.05, stol=1e-6)
+    with np.errstate(invalid="ignore"):  # where part of the source has no coordinates there
+        info = compute_reproject_roi(boxes[0], block, ttol=0.9 if nearest else 0.05, stol=1e-6)
     reach = _window(info.roi_dst)
     if _is_empty(reach) or _is_empty(_window(info.roi_src)):
         return None
@@ -254,9 +255,13 @@ def _warp(
 ) -> NDArray[Any]:
     from rasterio.warp import Resampling, reproject
 
-    fill = 0 if nodata is None else nodata
-    out = np.full((*pixels.shape[:-2], *target.shape), fill, pixels.dtype)
+    out = np.full(
+        (*pixels.shape[:-2], *target.shape), 0 if nodata is None else nodata, pixels.dtype
+    )
     options: dict[str, Any] = {"SRC_FILL_RATIO_HEURISTICS": "NO"}
+    if resampling == "sum":
+        # It adds up what lies below a pixel, whose outline must not depend on the window then.
+        options["tolerance"] = 0.0
     if resampling in _RADIUS and resampling != "nearest":
         options |= {"XSCALE": _kernel(scale[0]), "YSCALE": _kernel(scale[1])}
     with _WARPING:
@@ -268,7 +273,9 @@ def _warp(
             src_nodata=nodata,
             dst_transform=target.transform,
             dst_crs=str(target.crs),
-            dst_nodata=fill,
+            # Without nodata 0 is a value: with it GDAL would make 1 of it.
+            dst_nodata=nodata,
+            init_dest_nodata=nodata is not None,
             resampling=Resampling[resampling],
             warp_mem_limit=_MEMORY_MB,
             num_threads=_WARP_THREADS,

@@ -27,10 +27,12 @@ from sqlalchemy import Engine
 from stacks import C1, Stack, _built, child_environment, open_stack
 
 import catalog
+from catalog.cube import Grid
 from catalog.demo.archive import Archive, build_archive
 from catalog.demo.server import ArchiveServer
 from catalog.errors import ConfigError, NotFoundError, UsageError
 from catalog.masks import SCL_CLASSES, parse_mask
+from catalog.warp import placements, read_window
 
 pytest_plugins = ["stacks"]
 
@@ -432,6 +434,13 @@ def test_what_cannot_be_loaded_says_why(cat: catalog.Catalog) -> None:
         ({"like": 5}, "no grid in int"),
         ({"like": 5, "geobox": 5}, "give one"),
         ({"like": xr_zeros(GeoBox.from_bbox((0, 0, 1, 1), resolution=1)), "crs": 4326}, "not both"),
+        ({"bands": []}, "bands is empty"),
+        ({"bands": 5}, "unknown band 5"),
+        ({"resampling": None}, "resampling None: name one"),
+        ({"resolution": True}, "not the size of a pixel"),
+        ({"resolutoin": 10}, "load takes no resolutoin"),
+        ({"chunks": {"x": 0}}, "chunks={'x': 0}"),
+        ({"mask": 1.5}, "unknown scl class 1.5"),
         ({"as_of": "2001"}, "nothing was recorded as of 2001"),
         ({"as_of": "ABC"}, "no recorded snapshot 'ABC'"),
         ({"as_of": {f"{C1}/{WEST}": "ABC"}}, "no recorded snapshot 'ABC'"),
@@ -442,10 +451,97 @@ def test_what_cannot_be_loaded_says_why(cat: catalog.Catalog) -> None:
         assert "\n" not in str(caught.value)
 
 
+def test_grids_of_one_pixel_size_are_aligned_to_the_last_digit(cat: catalog.Catalog) -> None:
+    """Or what is added would lose the rows and columns whose coordinates differ there."""
+    for crs, resolution in ((4326, 0.0017), (4326, 0.001), (32610, 410)):
+        grid: dict[str, Any] = {"bands": ["red"], "crs": crs, "resolution": resolution}
+        whole = cat.load(tile=[WEST, EAST], **grid)
+        part = cat.load(tile=[WEST, EAST], bbox=(-121, 45.3, -120.8, 45.5), **grid)
+        assert (whole.red + part.red).shape == part.red.shape
+        piece = whole.isel(x=slice(7, 90), y=slice(3, 60))
+        again = cat.load(tile=[WEST, EAST], bands=["red"], like=piece)
+        assert (whole.red + again.red).shape == again.red.shape
+    uneven = whole.isel(x=[0, 5, 6])
+    with pytest.raises(UsageError, match="uneven: 'x' has steps"):
+        cat.load(tile=WEST, bands=["red"], like=uneven)
+
+
+def test_numbers_of_numpy(cat: catalog.Catalog) -> None:
+    table = cat.search(tile=WEST).to_pandas()
+    loaded = cat.load(
+        tile=WEST, bands="red", crs=table.epsg.iloc[0], resolution=np.float32(800),
+        mask=np.int64(3),
+    )  # fmt: skip
+    assert loaded.odc.geobox == cat.load(tile=WEST, bands="red", resolution=800).odc.geobox
+
+
+@pytest.mark.parametrize("resampling", ["nearest", "cubic"])
+def test_zero_is_a_value_where_nothing_is_nodata(resampling: str) -> None:
+    """GDAL would make 1 of it, so as not to be taken for a nodata that was made up."""
+    source = Grid(32610, 64, 64, (10.0, 0.0, 600_000.0, 0.0, -10.0, 5_100_000.0))
+    pixels = np.zeros((64, 64), np.uint8)
+    pixels[:, 32:] = 7
+    block = GeoBox.from_bbox((600_000, 5_099_360, 600_640, 5_100_000), "EPSG:32610", resolution=13)
+    (placement,) = placements((source,), block, False)
+    window = (slice(0, block.shape[0]), slice(0, block.shape[1]))
+    found = read_window(
+        lambda level, part: pixels[part], (source,), placement, block, window,
+        resampling=resampling, nodata=None,
+    )  # fmt: skip
+    assert found is not None
+    assert (found[1][5:-5, 3:20] == 0).all()
+    assert (found[1][5:-5, -20:-3] == 7).all()
+
+
+def test_sums_do_not_depend_on_the_window(cat: catalog.Catalog) -> None:
+    grid: dict[str, Any] = {"crs": 3857, "resolution": 600, "resampling": "sum"}
+    whole = cat.load(tile=[WEST, EAST], bands=["red"], datetime="2023-03", **grid).red
+    part = cat.load(tile=[WEST, EAST], bands=["red"], datetime="2023-03", **grid).red
+    np.testing.assert_array_equal(part[0, 30:60, 40:90].values, whole.values[0, 30:60, 40:90])
+
+
+def test_an_output_whose_middle_has_no_longitude(cat: catalog.Catalog) -> None:
+    """Days are then those of a scene's own longitude."""
+    corner = GeoBox.from_bbox(
+        (5e6, 5e6, 7e6, 7e6), "+proj=ortho +lat_0=45 +lon_0=-121", resolution=50_000
+    )
+    assert not (cat.load(tile=WEST, bands=["red"], like=corner).red > 0).any()
+
+
+def test_a_snapshot_of_one_tile_is_a_moment_for_the_others(
+    spread: Stack, cat: catalog.Catalog
+) -> None:
+    heads = {tile: cat.cube(tile, bands=["red"]).cogcat_snapshot for tile in (WEST, EAST)}
+    last = max(heads, key=lambda tile: _written(spread, heads[tile]))
+    both = cat.load(tile=[WEST, EAST], bands=["red"], resolution=1000, as_of=heads[last])
+    assert dict(zip(both.cogcat_branches, both.cogcat_snapshots, strict=True)) == {
+        f"{C1}/{tile}": snapshot for tile, snapshot in heads.items()
+    }
+
+
+def _written(stack: Stack, snapshot: str) -> Any:
+    return stack.rows(f"SELECT written_at FROM snapshots WHERE id = '{snapshot}'")[0][0]
+
+
+def test_a_fresh_process_needs_no_import_of_its_own(spread: Stack) -> None:
+    code = (
+        "import sys, catalog; cat = catalog.connect(config=sys.argv[1]);"
+        "found = cat.load(tile='10TFR', bands=['red'], resolution=2000);"
+        "again = cat.load(tile='10TFR', bands=['red'], like=found);"
+        "print(again.odc.geobox == found.odc.geobox)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(spread.config)],
+        capture_output=True, text=True, timeout=120, env=child_environment(),
+    )  # fmt: skip
+    assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr
+
+
 def test_an_install_without_the_extra(
     cat: catalog.Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "odc.geo", None)
+    for name in ("odc.geo", "odc.geo.xr"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError, match=r"pip install 'cogcat\[load\]'"):
         cat.load(bands=["red"])
 

@@ -24,7 +24,7 @@ from sqlalchemy import Engine
 from stacks import BANDS, C1, DATES, L2A, SCENES, TILES, Stack, child_environment
 
 import catalog
-from catalog.errors import ConfigError, NotFoundError, UsageError
+from catalog.errors import ConfigError, NotFoundError, StoreError, UsageError
 from catalog.recorded import SceneRecord
 
 pytest_plugins = ["stacks"]
@@ -487,3 +487,18 @@ def test_pixels_in_a_forked_process_are_refused_instead_of_waited_for(crawled: S
     assert [text.partition(":")[0] for text in said[:2]] == ["StoreError"] * 2
     assert "'spawn' or 'forkserver'" in said[0]
     assert said[2] == str(SCENES)
+
+
+def test_a_dataset_sent_to_a_forked_pool_is_refused_there(crawled: Stack) -> None:
+    """By an error that comes home: one that ended the worker would leave the pool waiting."""
+    with crawled.connect() as cat:
+        dataset = cat.cube("10TFR", bands=["red"], resolution=40)
+        dataset.red[0, :2, :2].load()
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            asked = pool.map_async(_first_pixel, [dataset])
+            with pytest.raises(StoreError, match="'spawn' or 'forkserver'"):
+                asked.get(timeout=60)
+
+
+def _first_pixel(dataset: xr.Dataset) -> int:
+    return int(dataset.red[0, 0, 0])
