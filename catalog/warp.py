@@ -253,6 +253,8 @@ def _warp(
     resampling: str,
     nodata: float | None,
 ) -> NDArray[Any]:
+    from rasterio import Env
+    from rasterio.session import DummySession
     from rasterio.warp import Resampling, reproject
 
     out = np.full(
@@ -264,7 +266,9 @@ def _warp(
         options["tolerance"] = 0.0
     if resampling in _RADIUS and resampling != "nearest":
         options |= {"XSCALE": _kernel(scale[0]), "YSCALE": _kernel(scale[1])}
-    with _WARPING:
+    # Memory needs no credentials: else, where there are some of AWS, rasterio makes a session of
+    # boto3's. (It makes two more for the arrays, which nothing here can keep it from.)
+    with _WARPING, Env(DummySession()):
         reproject(
             pixels,
             out,
