@@ -129,9 +129,9 @@ def placements(levels: tuple[Grid, ...], block: GeoBox, nearest: bool) -> tuple[
     turns = {0}
     columns = np.zeros(block.shape[1], np.int64)
     if seam is not None and seam.period is not None:
-        left, _, right, _ = block.boundingbox.bbox
-        centres = left + (np.arange(block.shape[1]) + 0.5) * (right - left) / block.shape[1]
-        columns = seam.turns(centres)
+        # A grid that was given may run westwards.
+        step, start = block.transform.a, block.transform.c
+        columns = seam.turns(start + step * (np.arange(block.shape[1]) + 0.5))
         turns = set(columns.tolist())
     if turns == {0} and len(pieces) < 2:
         found = place(levels, block, nearest)

@@ -131,6 +131,15 @@ def test_nothing_is_lost_on_either_side(
     np.testing.assert_array_equal(part.values, pixels[20:70, 30:-20])
 
 
+def test_a_grid_that_runs_westwards(around: Stack, cat: catalog.Catalog) -> None:
+    eastwards = cat.load(bbox=AREA, bands=["red"], crs=4326, resolution=0.005)
+    westwards = cat.load(bbox=AREA, bands=["red"], like=eastwards.isel(x=slice(None, None, -1)))
+    expected, edge = truth(around, westwards)
+    clear = edge > 0.13
+    np.testing.assert_array_equal(westwards.red.values[0][clear], expected[clear])
+    assert (westwards.red.values > 0).sum() == pytest.approx((expected > 0).sum(), rel=0.01)
+
+
 def test_masks_and_reflectance_reach_over_it_too(cat: catalog.Catalog) -> None:
     grid: dict[str, Any] = {"bbox": AREA, "crs": 4326, "resolution": 0.005}
     raw = cat.load(bands=["red", "scl"], **grid)
