@@ -29,7 +29,7 @@ from catalog.cube import REFLECTANCE_SCALE, Grid, grid_mapping, grid_of_group
 from catalog.errors import NotFoundError, StoreError, UsageError
 from catalog.json_values import finite
 from catalog.read_errors import unreadable
-from catalog.repository import SnapshotStore, get_document
+from catalog.repository import SnapshotStore, read_document
 
 VISUAL_SAMPLES = ("red", "green", "blue")
 _ORDER = {band.name: number for number, band in enumerate(BANDS)}
@@ -61,7 +61,7 @@ class Steps:
 
 def read_cubes(store: icechunk.IcechunkStore) -> list[Cube]:
     """The cubes of a branch, the main one first; an empty list for a branch without scenes."""
-    main = _known_document(store, "zarr.json")
+    main = read_document(store, "zarr.json")
     if main is None:
         return []
     described: Any = main["attributes"].get("cogcat")
@@ -409,18 +409,10 @@ def _path(cube: Cube, group: str) -> str:
 
 
 def _document(store: icechunk.IcechunkStore, path: str) -> dict[str, Any]:
-    found = _known_document(store, f"{path}/zarr.json")
+    found = read_document(store, f"{path}/zarr.json")
     if found is None:
         raise StoreError(f"the snapshot has no {path}, which its cube names")
     return found
-
-
-def _known_document(store: icechunk.IcechunkStore, key: str) -> dict[str, Any] | None:
-    # Without a turn of the event loop, which takes longer than the rest where it is known.
-    if isinstance(store, SnapshotStore) and key in store.known:
-        known: dict[str, Any] | None = store.known[key]
-        return known
-    return sync(get_document(store, key))
 
 
 def _array(store: icechunk.IcechunkStore, path: str) -> StoredArray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,29 @@ def footprint_geojson(wkb: bytes) -> tuple[dict[str, Any], list[float]]:
         return {"type": "Polygon", "coordinates": [ring]}, list(bounds)
     document: dict[str, Any] = json.loads(shapely.to_geojson(shape))
     return document, list(bounds)
+
+
+def narrowest_span(spans: Iterable[tuple[float, float]]) -> tuple[float, float] | None:
+    """The narrowest stretch of a round Earth that holds all ``spans``: from west, in [-180, 180),
+    eastwards to east, in any turn; None where they leave no gap.
+
+    Args:
+        spans: (west, width), degrees; at least one.
+    """
+    ordered = sorted((wrapped(west), width) for west, width in spans)
+    reach = max(start + width for start, width in ordered) - 360
+    # Eastwards from where the last one ends: the widest gap is what is left out.
+    gap, west, east = 0.0, -180.0, 180.0
+    for start, width in ordered:
+        if start - reach > gap:
+            gap, west, east = start - reach, start, reach
+        reach = max(reach, start + width)
+    return None if gap <= 0 else (west, east)
+
+
+def wrapped(longitude: float) -> float:
+    """The same in [-180, 180), degrees."""
+    return longitude if -180 <= longitude < 180 else (longitude + 180) % 360 - 180
 
 
 def within_180(footprints: Sequence[bytes]) -> NDArray[np.object_]:

@@ -230,16 +230,12 @@ def given_centres(like: Any, grid: GeoBox) -> tuple[NDArray[Any], NDArray[Any]] 
 def _centres(start: float, step: float, size: int) -> NDArray[np.float64]:
     """Of ``size`` pixels from an edge on; where edges are multiples of the pixel size, the same
     numbers to the last digit for every grid, or what is aligned would not be equal."""
-    first = start / step
-    if abs(first - round(first)) < 1e-6:
-        first = float(round(first))
-        start = 0.0
-    else:
-        first = 0.0
-    centres: NDArray[np.float64] = np.multiply(
-        np.arange(size, dtype=np.float64) + first + 0.5, step
-    )
-    return np.add(centres, start)
+    pixels = np.arange(size, dtype=np.float64) + 0.5
+    edge = round(start / step)
+    if abs(start / step - edge) < 1e-6:
+        start, pixels = 0.0, pixels + edge
+    centres: NDArray[np.float64] = pixels * step + start
+    return centres
 
 
 def coordinates(
@@ -301,19 +297,19 @@ def _check_resolution(crs: CRS, resolution: float) -> None:
 
 def _edges(area: BaseGeometry) -> list[NDArray[np.float64]]:
     """The vertices of each part of ``area``, and points between them."""
-    west, south, east, north = area.bounds
+    return [shapely.get_coordinates(part) for part in shapely.get_parts(_followed(area))]
+
+
+def _followed(outline: BaseGeometry) -> BaseGeometry:
+    """With points between its corners: a straight edge may be none in another CRS."""
+    west, south, east, north = outline.bounds
     step = max(east - west, north - south) / 50
-    parts = shapely.get_parts(area)
-    return [shapely.get_coordinates(shapely.segmentize(p, step) if step else p) for p in parts]
+    return shapely.segmentize(outline, step) if step > 0 else outline
 
 
 def _bounds(outline: BaseGeometry, source: str, target: str) -> tuple[float, ...]:
     """The box around ``outline`` in another CRS, its edges followed and not only its corners."""
-    west, south, east, north = outline.bounds
-    step = max(east - west, north - south) / 50
-    if step > 0:
-        outline = shapely.segmentize(outline, step)
     there = transformer(source, target)
-    moved = shapely.transform(outline, there.transform, interleaved=False)
+    moved = shapely.transform(_followed(outline), there.transform, interleaved=False)
     points = shapely.get_coordinates(moved)
     return (*points.min(axis=0).tolist(), *points.max(axis=0).tolist())

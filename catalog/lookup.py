@@ -16,7 +16,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import icechunk
 import numpy as np
@@ -46,9 +46,6 @@ from catalog.stac_items import ItemMaker, collection_document
 from catalog.storage import absolute, measure
 from catalog.stored_scene import StoredScene
 from catalog.tile_boxes import TileBoxes
-
-if TYPE_CHECKING:
-    pass
 
 STORES = 64
 """Snapshots kept open: a store's metadata and manifests are cached with it."""
@@ -284,8 +281,9 @@ class Catalog:
             datetime: as in ``search``; None for all.
             collection: one or several; None for all that have the tile. Of several, the same
                 acquisition may stand in the cube more than once: ``collection`` tells.
-            as_of: a snapshot id, or a time (aware, or ISO text): what the catalog had recorded
-                then; or snapshot ids by branch. None for now.
+            as_of: a time (aware, or ISO text): what the catalog had recorded then; or a snapshot
+                id, for branches that do not have it the time of its commit; or snapshot ids by
+                branch. None for now.
             mask: classes of scl to leave out, as in ``load``.
             reflectance: float32 ``(DN + boa_offset) * 0.0001`` per time step with NaN for nodata
                 in reflectance bands; else raw digital numbers as stored.

@@ -272,7 +272,7 @@ class Repository:
     def _main_document(self) -> dict[str, Any] | None:
         with storage_errors(self.location):
             store = self.icechunk.readonly_session(branch="main").store
-            return sync(get_document(store, "zarr.json"))
+            return read_document(store, "zarr.json")
 
     @property
     def containers(self) -> dict[str, str]:
@@ -395,6 +395,15 @@ async def get_document(store: icechunk.IcechunkStore, key: str) -> dict[str, Any
         found: dict[str, Any] | None = store.known[key]
         return found
     return await _document(store, key)
+
+
+def read_document(store: icechunk.IcechunkStore, key: str) -> dict[str, Any] | None:
+    """``get_document``, for who does not await; where the store keeps it, without a turn of the
+    event loop, which takes longer than the rest."""
+    if isinstance(store, SnapshotStore) and key in store.known:
+        found: dict[str, Any] | None = store.known[key]
+        return found
+    return sync(get_document(store, key))
 
 
 async def _document(store: icechunk.IcechunkStore, key: str) -> dict[str, Any] | None:

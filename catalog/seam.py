@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 
 from catalog.cube import Grid
-from catalog.footprint import within_180
+from catalog.footprint import narrowest_span, within_180, wrapped
 
 _LATITUDES = np.array([0.0, 30.0, -30.0, 55.0, -55.0])
 _NEAR = 1e-7
@@ -100,14 +100,14 @@ def unwrapped(grid: Grid) -> Points:
 def narrowest(parts: Sequence[Points]) -> list[Points]:
     """``parts`` (degrees) moved by whole turns against each other, so that together they span as
     little as can be; as they are where nothing is gained."""
-    lows = np.array([part[:, 0].min() for part in parts])
-    widths = np.array([np.ptp(part[:, 0]) for part in parts])
-    starts = (lows + 180) % 360 - 180
-    # From each beginning on eastwards: what begins before it is taken a turn later.
-    spans = [(np.where(starts < s, starts + 360, starts) + widths).max() - s for s in starts]
-    first = starts[int(np.argmin(spans))]
-    turns = np.round((np.where(starts < first, starts + 360, starts) - lows) / 360)
-    if min(spans) >= 360 or (turns == turns[0]).all():
+    lows = [float(part[:, 0].min()) for part in parts]
+    span = narrowest_span((low, float(np.ptp(p[:, 0]))) for low, p in zip(lows, parts, strict=True))
+    if span is None:
+        return list(parts)
+    starts = np.array([wrapped(low) for low in lows])
+    # What begins before the stretch does is taken a turn later.
+    turns = np.round((np.where(starts < span[0], starts + 360, starts) - lows) / 360)
+    if (turns == turns[0]).all():
         return list(parts)
     return [np.add(part, (360 * turn, 0.0)) for part, turn in zip(parts, turns, strict=True)]
 

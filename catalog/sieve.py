@@ -148,8 +148,7 @@ class Sieve:
         rest: list[Scene] = []
         for scene in scenes:
             state = states.get(scene.id)
-            believed = state is not None and not self.reread
-            if state is not None and believed and same_by_item(scene, state, self.sources):
+            if state and not self.reread and same_by_item(scene, state, self.sources):
                 files = tuple(state.files.values())
                 same.append(
                     IndexedScene(scene, state.root, state.time_index, state.refs_sha256, files)

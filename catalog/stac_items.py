@@ -33,7 +33,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from catalog.bands import BANDS, BY_NAME
-from catalog.footprint import footprint_geojson
+from catalog.footprint import footprint_geojson, narrowest_span, wrapped
 from catalog.parse import Box, format_datetime
 from catalog.recorded import AssetRecord, CollectionExtent, DescribedScene, SceneRecord
 from catalog.settings import Source
@@ -238,17 +238,10 @@ def enclosing_bbox(boxes: Iterable[Box]) -> list[float]:
     if not held:
         return [-180.0, -90.0, 180.0, 90.0]
     south, north = min(box[1] for box in held), max(box[3] for box in held)
-    # Eastwards from where the last one ends: the widest gap is what is left out.
-    spans = sorted((_within(west), east - west) for west, _, east, _ in held)
-    reach = max(start + width for start, width in spans) - 360
-    gap, west, east = 0.0, -180.0, 180.0
-    for start, width in spans:
-        if start - reach > gap:
-            gap, west, east = start - reach, start, reach
-        reach = max(reach, start + width)
-    if gap <= 0:
+    span = narrowest_span((west, east - west) for west, _, east, _ in held)
+    if span is None:
         return [-180.0, south, 180.0, north]
-    west, east = _within(west), _within(east)
+    west, east = map(wrapped, span)
     # An eastern end at the antimeridian is 180, not -180.
     return [west, south, 180.0 if east == -180 else east, north]
 
@@ -257,10 +250,6 @@ def enclosing_bbox(boxes: Iterable[Box]) -> list[float]:
 def repository_href(location: str) -> str:
     """``s3://bucket/prefix`` as it is, a path as ``file:///…``."""
     return _public(location) if "://" in location else Path(location).as_uri()
-
-
-def _within(longitude: float) -> float:
-    return longitude if -180 <= longitude < 180 else (longitude + 180) % 360 - 180
 
 
 def _properties(record: SceneRecord) -> dict[str, Any]:

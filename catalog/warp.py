@@ -102,8 +102,7 @@ def place(levels: tuple[Grid, ...], block: GeoBox, nearest: bool) -> Placement |
         return None
     level = 0
     if info.read_shrink > 1:
-        shrinks = [round(box.resolution.x / boxes[0].resolution.x) for box in boxes]
-        level = max(n for n, shrink in enumerate(shrinks) if n == 0 or shrink <= info.read_shrink)
+        level = _level(boxes, info.read_shrink)
     elif info.paste_ok:
         offset = tuple(
             source.start - target.start
@@ -177,13 +176,14 @@ def _place_piece(levels: tuple[Grid, ...], block: GeoBox, piece: NDArray[np.floa
     if _is_empty(reach):
         return Placement(0, reach, None, (1.0, 1.0))
     boxes = [geobox_of(grid) for grid in levels]
-    finest = min(_scale(boxes[0], block, reach))
-    level = max(
-        n
-        for n, box in enumerate(boxes)
-        if n == 0 or round(box.resolution.x / boxes[0].resolution.x) <= finest + _ALIGNED
-    )
+    level = _level(boxes, min(_scale(boxes[0], block, reach)) + _ALIGNED)
     return Placement(level, reach, None, _scale(boxes[level], block, reach))
+
+
+def _level(boxes: Sequence[GeoBox], shrink: float) -> int:
+    """The coarsest that is not coarser than ``shrink`` pixels of the finest."""
+    shrinks = [round(box.resolution.x / boxes[0].resolution.x) for box in boxes]
+    return max(n for n, found in enumerate(shrinks) if n == 0 or found <= shrink)
 
 
 def _moved(block: GeoBox, shift: float) -> GeoBox:
