@@ -56,6 +56,7 @@ _SHAPE = tuple(field.name for field in fields(Level) if field.name not in ("offs
 class Fault:
     """A ``HeaderError`` on its way; its cause, which may be of any library, as text."""
 
+    kind: type[HeaderError]
     reason: str
     band: str | None
     href: str | None
@@ -89,7 +90,7 @@ def pack(found: Sequence[Header | HeaderError]) -> PackedHeaders:
         if isinstance(header, HeaderError):
             cause = header.__cause__
             text = None if cause is None else f"{type(cause).__name__}: {first_line(cause)}"
-            rows.append(Fault(header.reason, header.band, header.href, text))
+            rows.append(Fault(type(header), header.reason, header.band, header.href, text))
             continue
         levels = tuple(
             (level.offsets.shape, *(getattr(level, name) for name in _SHAPE))
@@ -108,7 +109,7 @@ def unpack(packed: PackedHeaders, assets: Sequence[Asset]) -> list[Header | Head
     at = 0
     for row, asset in zip(packed.rows, assets, strict=True):
         if isinstance(row, Fault):
-            error = HeaderError(row.reason, band=row.band, href=row.href)
+            error = row.kind(row.reason, band=row.band, href=row.href)
             error.__cause__ = RemoteError(row.cause) if row.cause else None
             found.append(error)
             continue

@@ -38,7 +38,7 @@ from zarr_cm import proj as proj_convention
 from zarr_cm import spatial as spatial_convention
 
 from catalog.bands import BANDS, BY_NAME
-from catalog.errors import HeaderError
+from catalog.errors import UnreadableFileError
 from catalog.header import Header, Level
 from catalog.scene import Scene
 
@@ -161,14 +161,14 @@ def scene_references(scene: Scene, headers: Iterable[Header]) -> SceneReferences
     """The arrays that ``headers`` (one per band) become in the cube of ``scene``'s tile.
 
     Raises:
-        HeaderError: a header's CRS is another than the scene's, or two files of one band.
+        UnreadableFileError: a header's CRS is another than the scene's, or two files of one band.
     """
     arrays: dict[str, ArrayReferences] = {}
     sizes: dict[str, tuple[int, int]] = {}
     for header in sorted(headers, key=lambda h: (_ORDER.get(h.asset.band, 99), h.asset.band)):
         band, href = header.asset.band, header.asset.href
         if header.epsg is not None and header.epsg != scene.epsg:
-            raise HeaderError(
+            raise UnreadableFileError(
                 f"the file is in EPSG:{header.epsg}, its item says EPSG:{scene.epsg}",
                 band=band,
                 href=href,
@@ -181,7 +181,7 @@ def scene_references(scene: Scene, headers: Iterable[Header]) -> SceneReferences
                 group = f"{group}-{grid.height}x{grid.width}"
             spec = _spec(band, group, grid, level)
             if spec.path in arrays:
-                raise HeaderError("two images of one size", band=band, href=href)
+                raise UnreadableFileError("two images of one size", band=band, href=href)
             arrays[spec.path] = ArrayReferences(
                 spec=spec,
                 location=header.location,

@@ -2,8 +2,8 @@
 
 TIFF 6.0, section 2, and BigTIFF. Values are read for the fields of ``Tag`` only, and
 nothing a damaged file says is believed before it is checked: a count that is too large,
-a link that leads back, a type that does not fit are a ``HeaderError``. (async-tiff, at 0.7,
-allocates what a damaged count asks for and so ends the process, panics on the rest, and
+a link that leads back, a type that does not fit are an ``UnreadableFileError``. (async-tiff, at
+0.7, allocates what a damaged count asks for and so ends the process, panics on the rest, and
 reads all that lies before a directory at the end of a file.)
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from catalog.errors import HeaderError
+from catalog.errors import DamagedFileError, UnreadableFileError
 
 RASTER_TYPE, PROJECTED_CRS = 1025, 3072
 """GeoKeys (GeoTIFF 1.1, section 7)."""
@@ -76,15 +76,15 @@ class Directory:
         """All values of a field, shape (count,); ``default`` alone where it is missing.
 
         Raises:
-            HeaderError: it is missing and has no default, is empty, or holds no integers.
+            UnreadableFileError: it is missing and has no default, is empty, or holds no integers.
         """
         found = self.fields.get(tag)
         if found is None:
             if default is None:
-                raise HeaderError(f"its field {tag.name} is missing")
+                raise UnreadableFileError(f"its field {tag.name} is missing")
             return np.array([default])
         if found.dtype.kind not in "iu" or not found.size:
-            raise HeaderError(f"its field {tag.name} holds no integers")
+            raise UnreadableFileError(f"its field {tag.name} holds no integers")
         return found
 
     def integer(self, tag: Tag, default: int | None = None) -> int:
@@ -117,7 +117,8 @@ async def read_directories(read: Read) -> list[Directory]:
     """Every image directory of a file, in the file's order; at least one.
 
     Raises:
-        HeaderError: no TIFF, truncated, or a directory that cannot be meant.
+        DamagedFileError: no TIFF, or truncated.
+        UnreadableFileError: a directory that cannot be meant.
     """
     head = await read(0, 16)
     if head[:4] in (b"II*\0", b"MM\0*"):
@@ -125,7 +126,7 @@ async def read_directories(read: Read) -> list[Directory]:
     elif head[:4] in (b"II+\0", b"MM\0+"):
         number, field, link = "Q", "HHQ8s", "Q"
     else:
-        raise HeaderError(f"not a TIFF: it begins with {head[:8]!r}")
+        raise DamagedFileError(f"not a TIFF: it begins with {head[:8]!r}")
     order = "<" if head[:1] == b"I" else ">"
     # Count of fields; one field: tag, type, count, value or where it lies; next directory.
     count_of, one, next_of = (struct.Struct(order + part) for part in (number, field, link))
@@ -134,11 +135,11 @@ async def read_directories(read: Read) -> list[Directory]:
     found: list[Directory] = []
     while start:
         if start in seen or len(seen) == MAX_IMAGES:
-            raise HeaderError("its image directories form a loop")
+            raise UnreadableFileError("its image directories form a loop")
         seen.add(start)
         count = _unpack(count_of, await read(start, count_of.size))
         if not 0 < count <= MAX_FIELDS:
-            raise HeaderError(f"an image directory of {count} fields")
+            raise UnreadableFileError(f"an image directory of {count} fields")
         data = await read(start + count_of.size, count * one.size + next_of.size)
         start = _unpack(next_of, data[count * one.size :])
         fields: dict[Tag, NDArray[Any]] = {}
@@ -146,20 +147,20 @@ async def read_directories(read: Read) -> list[Directory]:
             if tag not in WANTED:
                 continue
             if kind not in _TYPES:
-                raise HeaderError(f"its field {Tag(tag).name} is of type {kind}")
+                raise UnreadableFileError(f"its field {Tag(tag).name} is of type {kind}")
             dtype = np.dtype(order + _TYPES[kind])
             size = values * dtype.itemsize
             if size > MAX_FIELD_BYTES:
-                raise HeaderError(f"its field {Tag(tag).name} has {values} values")
+                raise UnreadableFileError(f"its field {Tag(tag).name} has {values} values")
             content = inline[:size]
             if size > len(inline):
                 content = await read(_unpack(next_of, inline), size)
             if len(content) < size:
-                raise HeaderError("truncated: the file ends within its header")
+                raise DamagedFileError("truncated: the file ends within its header")
             fields[Tag(tag)] = np.frombuffer(content, dtype)
         found.append(Directory("little" if order == "<" else "big", fields))
     if not found:
-        raise HeaderError("holds no image")
+        raise UnreadableFileError("holds no image")
     return found
 
 
@@ -168,4 +169,4 @@ def _unpack(layout: struct.Struct, data: bytes) -> int:
     try:
         return int(layout.unpack_from(data)[0])
     except struct.error:
-        raise HeaderError("truncated: the file ends within its header") from None
+        raise DamagedFileError("truncated: the file ends within its header") from None

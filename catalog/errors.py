@@ -7,7 +7,10 @@
     │   └── NotFoundError         no such scene, tile, band, resolution, snapshot (LookupError)
     ├── SceneError            one scene is unusable: record the reason, go on with the others
     │   ├── ItemError             its STAC document
-    │   └── HeaderError           one of its files
+    │   └── HeaderError           one of its files: not now
+    │       ├── UnreadableFileError   it answered, and no reference can be made of it: for good
+    │       └── MissingFileError      it is not there: until it is put there
+    │           └── DamagedFileError      not whole, or not the one its item describes
     ├── SourceError           a STAC API, a store of files, a cluster does not answer: later
     ├── BusyError             another crawl holds the repository: wait, or stop (exit code 3)
     └── StoreError            the Icechunk repository refused or lost something: stop
@@ -83,7 +86,23 @@ class ItemError(SceneError):
 
 
 class HeaderError(SceneError):
-    """A file that cannot be referenced: missing, truncated, no tiled TIFF, not as its item says."""
+    """A file that cannot be referenced. This class itself: its server did not answer, or would not
+    give it (no permission, no ranges), so that nothing is known of the file; later it may be."""
+
+
+class UnreadableFileError(HeaderError):
+    """The file answered, and is none that can be referenced: striped, JPEG, floats, 15 bits, a
+    directory that cannot be meant. Another read would say the same: for good, unless it or its
+    item changes."""
+
+
+class MissingFileError(HeaderError):
+    """The server answered that there is no such file. It may be put there yet."""
+
+
+class DamagedFileError(MissingFileError):
+    """What lies there is not whole (empty, truncated, no TIFF at all), or has not the size that its
+    item says: as good as missing, until it is put right."""
 
 
 class SourceError(CatalogError):

@@ -27,7 +27,7 @@ from catalog.directories import (
     Tag,
     read_directories,
 )
-from catalog.errors import HeaderError, SourceError
+from catalog.errors import DamagedFileError, HeaderError, SourceError, UnreadableFileError
 from catalog.patience import Patience
 from catalog.remote_file import FileBytes, Server, Unanswered
 from catalog.scene import Asset
@@ -156,8 +156,9 @@ class HeaderReader:
         """The header of ``asset``'s file.
 
         Raises:
-            HeaderError: no source reads the href, the file is missing or cannot be read, is no
-                tiled TIFF, is truncated, or is another than its item says.
+            UnreadableFileError: the file is none that can be referenced: for good.
+            MissingFileError: it is not there, or damaged (``DamagedFileError``).
+            HeaderError: no source reads the href, or its server did not give it.
             SourceError: the source has answered nothing for ``GONE`` files in a row.
         """
         try:
@@ -166,7 +167,7 @@ class HeaderReader:
                 self._servers[source.name] = Server(source)
             return await self._read(asset, key, self._servers[source.name])
         except HeaderError as error:
-            raise HeaderError(error.reason, band=asset.band, href=asset.href) from error.__cause__
+            raise type(error)(error.reason, band=asset.band, href=asset.href) from error.__cause__
 
     async def read_all(self, assets: Sequence[Asset]) -> list[Header | HeaderError]:
         """The headers of ``assets``, each as ``read`` gives it or the error that it raises."""
@@ -214,7 +215,7 @@ async def _read(asset: Asset, source: Source, key: str, data: FileBytes) -> Head
     await data.open()
     size = int(data.meta["size"])
     if asset.size is not None and asset.size != size:
-        raise HeaderError(f"the file has {size} bytes, its item says {asset.size}")
+        raise DamagedFileError(f"the file has {size} bytes, its item says {asset.size}")
     directories = await read_directories(data.read)
     # The first image and its overviews; masks and further pages are other images.
     first = directories[0]
@@ -262,28 +263,28 @@ def _checksum(
 
 def _level(image: Directory) -> Level:
     if Tag.TILE_WIDTH not in image.fields or Tag.TILE_HEIGHT not in image.fields:
-        raise HeaderError("striped, not tiled: not a Cloud-Optimized GeoTIFF")
+        raise UnreadableFileError("striped, not tiled: not a Cloud-Optimized GeoTIFF")
     width, height = image.integer(Tag.WIDTH), image.integer(Tag.HEIGHT)
     tile_width, tile_height = image.integer(Tag.TILE_WIDTH), image.integer(Tag.TILE_HEIGHT)
     if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
-        raise HeaderError(f"an image of {height} rows and {width} columns")
+        raise UnreadableFileError(f"an image of {height} rows and {width} columns")
     if not (0 < tile_width <= MAX_TILE and 0 < tile_height <= MAX_TILE):
-        raise HeaderError(f"tiles of {tile_height} rows and {tile_width} columns")
+        raise UnreadableFileError(f"tiles of {tile_height} rows and {tile_width} columns")
     samples = image.integer(Tag.SAMPLES, 1)
     formats = image.integers(Tag.SAMPLE_FORMAT, 1).tolist()
     bits = image.integers(Tag.BITS, 1).tolist()
     dtype = np.dtype(SAMPLE_DTYPES.get((formats[0], bits[0]), "V"))
     same = len({*formats}) == len({*bits}) == 1
     if not same or dtype.itemsize * 8 != bits[0] or not 0 < samples <= MAX_SAMPLES:
-        raise HeaderError(f"{samples} samples of format {formats[:8]} and {bits[:8]} bits")
+        raise UnreadableFileError(f"{samples} samples of format {formats[:8]} and {bits[:8]} bits")
     if dtype.kind not in "iu":
-        raise HeaderError(f"samples are {dtype.name}, not integers")
+        raise UnreadableFileError(f"samples are {dtype.name}, not integers")
     predictor = image.integer(Tag.PREDICTOR, 1)
     if predictor not in PREDICTORS:
-        raise HeaderError(f"predictor {predictor} is not supported")
+        raise UnreadableFileError(f"predictor {predictor} is not supported")
     compression = image.integer(Tag.COMPRESSION, 1)
     if compression not in COMPRESSORS or Tag.JPEG_TABLES in image.fields:
-        raise HeaderError(f"compression {compression} is not supported")
+        raise UnreadableFileError(f"compression {compression} is not supported")
     interleaved = samples == 1 or image.integer(Tag.PLANAR_CONFIGURATION, 1) == 1
     grid = (
         1 if interleaved else samples,
@@ -293,7 +294,7 @@ def _level(image: Directory) -> Level:
     offsets = image.integers(Tag.TILE_OFFSETS).astype(np.uint64)
     lengths = image.integers(Tag.TILE_BYTES).astype(np.uint64)
     if offsets.size != math.prod(grid) or lengths.size != offsets.size:
-        raise HeaderError(
+        raise UnreadableFileError(
             f"its table lists {offsets.size} tiles and {lengths.size} sizes, "
             f"an image of this size has {math.prod(grid)}"
         )
@@ -332,10 +333,10 @@ def _check(levels: Sequence[Level], size: int) -> None:
         for level in levels
     )
     if end > size:
-        raise HeaderError(f"truncated: its tiles reach to byte {end}, the file has {size}")
+        raise DamagedFileError(f"truncated: its tiles reach to byte {end}, the file has {size}")
     for level in levels[1:]:
         if (level.samples, level.dtype) != (first.samples, first.dtype):
-            raise HeaderError("its overviews have another number or type of samples")
+            raise UnreadableFileError("its overviews have another number or type of samples")
 
 
 def _compare_shape(level: Level, transform: Transform, asset: Asset) -> tuple[str, ...]:
@@ -352,7 +353,7 @@ def _compare_shape(level: Level, transform: Transform, asset: Asset) -> tuple[st
     same_ground = pixel is None or math.isclose(columns * pixel, level.width * transform[0])
     if asset.band in RESAMPLED and same_ground:
         return (f"{asset.band}: {text}",)
-    raise HeaderError(text)
+    raise UnreadableFileError(text)
 
 
 def _epsg(image: Directory) -> int | None:
@@ -372,10 +373,10 @@ def _transform(image: Directory, asset: Asset) -> Transform:
     elif asset.transform is not None:
         return asset.transform
     else:
-        raise HeaderError("neither the file nor its item says where its pixels lie")
+        raise UnreadableFileError("neither the file nor its item says where its pixels lie")
     a, b, c, d, e, f = found
     if not all(map(math.isfinite, found)) or a <= 0 or b or d or e >= 0:
-        raise HeaderError(f"its pixels are on no north-up grid: transform {found}")
+        raise UnreadableFileError(f"its pixels are on no north-up grid: transform {found}")
     if image.geo_key(RASTER_TYPE) == PIXEL_IS_POINT:
         return (a, b, c - a / 2, d, e, f - e / 2)
     return found

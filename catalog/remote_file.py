@@ -15,7 +15,7 @@ from obstore.exceptions import NotFoundError as ObstoreNotFoundError
 from obstore.exceptions import PermissionDeniedError, PreconditionError, UnauthenticatedError
 from obstore.store import ObjectStore
 
-from catalog.errors import HeaderError, first_line
+from catalog.errors import DamagedFileError, HeaderError, MissingFileError, first_line
 from catalog.patience import RETRIED
 from catalog.settings import Source
 from catalog.sources import ask_pause, open_store
@@ -52,11 +52,12 @@ class FileBytes:
         """``length`` bytes from ``start``, or fewer where the file ends.
 
         Raises:
-            HeaderError: the file ends before ``start``, or changed since the first response.
+            DamagedFileError: the file ends before ``start``.
+            HeaderError: it changed since the first response.
         """
         size = int(self.meta["size"])
         if start >= size:
-            raise HeaderError(f"truncated: its header goes on at byte {start} of {size}")
+            raise DamagedFileError(f"truncated: its header goes on at byte {start} of {size}")
         stop = min(start + length, size)
         for first, piece in self.pieces:
             if first <= start and stop <= first + len(piece):
@@ -74,7 +75,7 @@ class FileBytes:
             meta: dict[str, Any] = dict(result.meta)
             piece = bytes(await result.bytes_async())
         except (ObstoreNotFoundError, FileNotFoundError) as error:
-            raise HeaderError(NO_SUCH_KEY) from error
+            raise MissingFileError(NO_SUCH_KEY) from error
         except (ObstoreError, OSError) as error:
             raise _fault(error) from error
         if not self.meta:
@@ -123,7 +124,7 @@ def _fault(error: Exception) -> Exception:
     address, which errors name anyway, and without timings."""
     text = str(error).strip() or type(error).__name__
     if "416 Range Not Satisfiable" in text or "Requested range was invalid" in text:
-        return HeaderError("the file is empty")
+        return DamagedFileError("the file is empty")
     words = text
     if "Error performing" in text:
         # Before it is cut to length: what is left of a signed address must not hold its token.
@@ -131,6 +132,8 @@ def _fault(error: Exception) -> Exception:
     said = f"cannot be read: {first_line(words)}"
     found = re.search(r"status code: (\d{3})", text)
     status = int(found[1]) if found else None
+    if status == 410:
+        return MissingFileError(NO_SUCH_KEY)
     refused = isinstance(error, (PermissionDeniedError, UnauthenticatedError, PreconditionError))
     if refused or (status is not None and status < 500 and status not in RETRIED):
         return HeaderError(said)

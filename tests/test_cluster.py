@@ -368,6 +368,7 @@ def test_headers_travel_as_two_arrays_and_come_back_whole(
     for before, after in zip(headers, back, strict=True):
         if isinstance(before, HeaderError):
             assert isinstance(after, HeaderError)
+            assert type(after) is type(before)
             assert str(after) == str(before)
             assert type(before.__cause__).__name__ in str(after.__cause__)
             continue

@@ -40,7 +40,12 @@ from catalog.cube import scene_references
 from catalog.demo.faults import Fault
 from catalog.demo.http_ranges import md5_tag
 from catalog.demo.server import ArchiveServer
-from catalog.errors import HeaderError
+from catalog.errors import (
+    DamagedFileError,
+    HeaderError,
+    MissingFileError,
+    UnreadableFileError,
+)
 from catalog.header import Header, HeaderReader, Level
 from catalog.item import scene_from_item
 from catalog.patience import Patience
@@ -425,7 +430,9 @@ def test_a_bad_file_gives_one_clear_line(server: ArchiveServer, good: bytes, nam
     path = server.archive.files / f"{name}.tif"
     if content is not None:
         path.write_bytes(good[:content] if isinstance(content, int) else content)
-    assert_refused(server, path.name, reason)
+    error = assert_refused(server, path.name, reason)
+    meant = {"missing": MissingFileError, "no-directory": UnreadableFileError}
+    assert type(error) is meant.get(name, DamagedFileError)
 
 
 def assert_refused(server: ArchiveServer, key: str, reason: str, **facts: Any) -> HeaderError:
@@ -459,7 +466,7 @@ def test_a_tiff_that_cannot_be_referenced(server: ArchiveServer, name: str) -> N
     options = dict(options)
     pixels = (noise(100, 100) % 4096).astype(options.pop("dtype", "uint16"))
     write_tiff(server.archive.files / f"{name}.tif", pixels, **options)
-    assert_refused(server, f"{name}.tif", reason)
+    assert type(assert_refused(server, f"{name}.tif", reason)) is UnreadableFileError
 
 
 def test_a_file_that_is_not_what_its_item_says(server: ArchiveServer, good: bytes) -> None:
@@ -495,6 +502,7 @@ def test_a_server_that_misbehaves(
     server.archive.files.joinpath("fault.tif").write_bytes(good)
     server.misbehave("/files/fault.tif", **fault)
     error = assert_refused(server, "fault.tif", reason)
+    assert type(error) is HeaderError
     assert error.__cause__ is not None
     assert error.reason.count("http://") == 0  # the href is named once, and no timings
     assert {request.method for request in server.requests} == {"GET"}
