@@ -5,9 +5,11 @@ What it serves is synthetic; how it is searched, crawled, recorded and read is n
 
 from __future__ import annotations
 
-import shutil
+import json
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import rasterio
 import xarray as xr
 
 import catalog
+from catalog.demo import marker
 from catalog.demo.archive import Archive, build_archive
 from catalog.demo.server import ArchiveServer
 from catalog.errors import UsageError
@@ -31,7 +34,6 @@ DATES = (
 )  # fmt: skip
 WIDTH = 1104
 """Pixels of 10 m: divides into the overviews of 20, 40, 60 and 80 m without a rest."""
-MADE = ("archive", "cogcat.toml", "cogcat.db", "cogcat.db-wal", "cogcat.db-shm", "cogcat-repo")
 CLEAR = (4, 5, 6, 7, 11)
 """Classes of ``scl`` that are ground seen clearly: vegetation, soil, water, unclassified, snow."""
 
@@ -42,21 +44,32 @@ def run_demo(directory: Path, *, say: Say) -> None:
     """Runs the demo in ``directory`` (made, or made anew) and says what it does.
 
     Raises:
-        UsageError: the directory holds something that is not an earlier demo's.
+        UsageError: the directory holds something that is not an earlier demo's, or the
+            environment names a catalog, which would be written to in its place.
         CatalogError: a step failed.
     """
-    started = time.monotonic()
     directory = directory.resolve()
-    _clear(directory)
+    _check_environment(directory)
+    made = marker.begin(directory)
+    try:
+        _run_steps(directory, made, say)
+    finally:
+        made.write()
+
+
+def _run_steps(directory: Path, made: marker.Made, say: Say) -> None:
+    started = time.monotonic()
     say(f"1. A synthetic archive: {len(TILES)} tiles, {len(DATES)} dates, laid out like")
     say("   Earth Search's Collection 1. The pixels are made up; nothing else is.")
-    archive = build_archive(directory / "archive", tiles=TILES, dates=DATES, width=WIDTH)
+    archive = build_archive(directory / marker.ARCHIVE, tiles=TILES, dates=DATES, width=WIDTH)
     files = sum(1 for _ in archive.files.rglob("*.tif"))
     say(f"   {files} COGs in {time.monotonic() - started:.1f} s")
-    config = directory / "cogcat.toml"
+    config = directory / marker.CONFIG
     with ArchiveServer(archive) as server:
         say("")
         say(f"2. Serve them with HTTP ranges beside a STAC API, {server.stac_url}, and crawl")
+        made.stac = server.stac_url
+        made.write()
         _write_config(config, directory, match=server.files_url, url=server.files_url)
         _run("init", "--config", config, say=say)
         crawl = ("crawl", "--stac", server.stac_url, "--datetime", "2023", "--config", config)
@@ -91,25 +104,27 @@ def run_demo(directory: Path, *, say: Say) -> None:
     say("   python -c \"import catalog; print(catalog.connect().cube('10TFR', resolution=20))\"")
 
 
-def _clear(directory: Path) -> None:
-    if directory.exists() and not directory.is_dir():
-        raise UsageError(f"{directory}: a file is in the way")
-    if directory.exists() and any(directory.iterdir()):
-        if not (directory / "archive" / "archive.json").exists():
-            raise UsageError(f"{directory} is not empty and not an earlier demo: name another")
-        for name in MADE:
-            path = directory / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    directory.mkdir(parents=True, exist_ok=True)
+def _check_environment(directory: Path) -> None:
+    """What the environment names comes before ``cogcat.toml``."""
+    with tempfile.TemporaryDirectory() as elsewhere:
+        config = Path(elsewhere, marker.CONFIG)
+        _write_config(config, directory, match="http://127.0.0.1/", url="http://127.0.0.1/")
+        found = load_settings(config=config)
+    meant = marker.settings(directory)
+    for name in ("database", "repository"):
+        if getattr(found, name) != meant[name]:
+            raise UsageError(
+                f"COGCAT_{name.upper()} names another catalog than the demo's, which would be "
+                "written to: unset it for the demo"
+            )
 
 
 def _write_config(path: Path, directory: Path, *, match: str, url: str) -> None:
-    path.write_text(
-        f'database = "sqlite:///{directory / "cogcat.db"}"\n'
-        f'repository = "{directory / "cogcat-repo"}"\n\n'
-        f'[[sources]]\nname = "demo"\nmatch = "{match}"\nurl = "{url}"\n',
-        encoding="utf-8",
-    )
+    # JSON's strings are TOML's too, whatever characters a directory's name has.
+    text = partial(json.dumps, ensure_ascii=False)
+    lines = [f"{name} = {text(value)}" for name, value in marker.settings(directory).items()]
+    lines += ["", "[[sources]]", 'name = "demo"', f"match = {text(match)}", f"url = {text(url)}"]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _run(*arguments: str | Path, say: Say) -> None:
@@ -147,10 +162,10 @@ def _check_mean(cat: catalog.Catalog, archive: Archive, say: Say) -> None:
 def _write_pictures(cat: catalog.Catalog, scene: StoredScene, directory: Path, say: Say) -> None:
     say("")
     say("5. Pictures")
-    picture = directory / "quicklook.png"
+    picture = directory / marker.PICTURES[0]
     write_preview(scene, picture)
     say(f"   {_short(picture)}: {scene.id} in true colour")
-    plot = directory / "ndvi.png"
+    plot = directory / marker.PICTURES[1]
     _plot_ndvi(cat, plot)
     say(f"   {_short(plot)}: vegetation through the year, clouds left out")
 
