@@ -62,6 +62,11 @@ def _totals(found: dict[str, Any]) -> None:
         click.echo(f"           {count} of {name} on {tiles} tiles")
     if found["newest"]:
         click.echo(f"newest     {_minute(found['newest'])}, {_ago(found['lag_seconds'])} ago")
+    if found["lease"]:
+        held = found["lease"]
+        since, until = (_second(held[key]) or "?" for key in ("since", "until"))
+        click.echo(f"lease      {held['holder']}")
+        click.echo(f"           since {since}, good until {until} UTC")
 
 
 def _branches(branches: list[dict[str, Any]]) -> None:
@@ -139,6 +144,10 @@ def _failures(found: dict[str, Any]) -> None:
 
 def _minute(moment: str | None) -> str:
     return "" if moment is None else moment[:16].replace("T", " ")
+
+
+def _second(moment: str | None) -> str:
+    return "" if moment is None else moment[:19].replace("T", " ")
 
 
 def _ago(seconds: float | None) -> str:

@@ -17,14 +17,25 @@ from catalog.cli_options import (
     settings_options,
     wait_option,
 )
+from catalog.errors import UsageError
+from catalog.json_values import plain
 from catalog.settings import load_settings
 
 
 @click.command(cls=Command)
+@click.option(
+    "--break-lease",
+    "breaks",
+    is_flag=True,
+    help="First take the right to write from a dead crawl, which `status` names.",
+)
+@click.option("--yes", is_flag=True, help="With --break-lease: from a running process too.")
 @wait_option
 @settings_options
 @json_option
 def repair(
+    breaks: bool,
+    yes: bool,
     wait: float | None,
     database: str | None,
     repository: str | None,
@@ -32,12 +43,18 @@ def repair(
     as_json: bool,
 ) -> None:
     """Record what a crawl that died had committed. Every crawl does this first."""
+    from catalog.setup import break_lease
     from catalog.setup import repair as mend
 
+    if yes and not breaks:
+        raise UsageError("--yes is for --break-lease")
     settings = load_settings(database=database, repository=repository, config=config)
+    broken = break_lease(settings, though_alive=yes) if breaks else None
+    if breaks and not as_json:
+        click.echo(f"the lease was broken of {broken}" if broken else "no lease to break")
     done = mend(settings, wait=patience(wait))
     if as_json:
-        print_json(asdict(done))
+        print_json(asdict(done) | ({"broken_lease": plain(broken)} if breaks else {}))
     elif not done.commits:
         click.echo("nothing to mend: repository and catalog have the same heads")
     else:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from catalog import heads, watches
+from catalog import heads, lease, watches
 from catalog.answers import Asker
 from catalog.json_values import plain
 from catalog.query import Query
@@ -21,8 +21,8 @@ from catalog.watches import Watch
 def overview(
     connection: Connection, repository_id: int, *, now: datetime, overdue_after: timedelta = OVERDUE
 ) -> dict[str, Any]:
-    """Keys are a contract. Seven statements, and one for each watch (for a
-    place at most four).
+    """Keys are a contract. Eight statements, another where a lease is held, and one for each
+    watch (for a place at most four).
 
     - ``scenes``, ``collections``, ``tiles``: scenes by status, collection and tile;
     - ``counts``: the same as rows of ``collection``, ``tile``, ``status``, ``scenes``;
@@ -36,7 +36,9 @@ def overview(
     - ``crawls``: the last ten with their counts;
     - ``failures``: the first hundred, with ``reason``, ``attempts``, ``next_attempt_at`` and
       ``due_in_seconds`` (0 for now); ``parked``: how many of all wait for their time, ``due``: how
-      many the next crawl tries again.
+      many the next crawl tries again;
+    - ``lease``: who may write now, or died while it might: ``holder``, ``since``, ``until``,
+      ``is_here`` (the holder is running on this machine); None for nobody.
 
     Args:
         now: aware.
@@ -69,6 +71,7 @@ def overview(
         "parked": waiting,
         "due": counts.outstanding - waiting,
         "failures": [_failure(failure, now) for failure in counts.failures],
+        "lease": plain(lease.read_lease(connection, repository_id)),
     }
 
 

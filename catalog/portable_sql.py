@@ -26,6 +26,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from catalog.errors import ConfigError
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _ETAG = re.compile(r'"((?:[0-9a-f]{2}){0,64})(.*)"', re.DOTALL)
@@ -61,7 +63,13 @@ class UtcDateTime(TypeDecorator[datetime]):
         if dialect.name == "postgresql":
             # Comes in the zone of the session.
             return value.astimezone(UTC)
-        return _EPOCH + value * _MICROSECOND
+        try:
+            return _EPOCH + value * _MICROSECOND
+        except (OverflowError, TypeError) as error:
+            # Of a file that something else has written to, or that is damaged.
+            raise ConfigError(
+                "the database holds a time that is none, or beyond the years 1 to 9999"
+            ) from error
 
 
 class Hex(TypeDecorator[str]):

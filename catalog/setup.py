@@ -18,6 +18,7 @@ from catalog.errors import CatalogError, UsageError
 from catalog.header import HeaderReader, Reads
 from catalog.item_file import read_items
 from catalog.item_shelf import ItemShelf
+from catalog.lease import LeaseRecord
 from catalog.models import REVISION
 from catalog.rebuild import FindItems, Rebuild, Rebuilt
 from catalog.recovery import Recovered, recover
@@ -142,6 +143,23 @@ def repair(settings: Settings, *, wait: float | None = 0.0) -> Recovered:
             return asyncio.run(
                 recover(engine, repository, key, HeaderReader(settings.sources), None)
             )
+    finally:
+        engine.dispose()
+
+
+def break_lease(settings: Settings, *, though_alive: bool = False) -> LeaseRecord | None:
+    """Takes the lease on the repository from whoever holds it; whose it was, None for nobody's.
+
+    Args:
+        though_alive: also from a process of this machine that is running.
+
+    Raises:
+        ConfigError: as ``open_crawl``.
+        BusyError: the holder is running on this machine.
+    """
+    engine, repository = open_catalog(settings)
+    try:
+        return lease.break_lease(engine, _register(engine, repository), though_alive=though_alive)
     finally:
         engine.dispose()
 

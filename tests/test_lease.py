@@ -7,13 +7,13 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import Engine, delete, select, update
+from sqlalchemy import Engine, delete, insert, select, update
 
 from catalog import lease as leases
-from catalog.database import write_transaction
+from catalog.database import read_transaction, write_transaction
 from catalog.errors import BusyError
 from catalog.models import LEASES
 
@@ -154,3 +154,129 @@ def test_that_of_a_living_process_or_another_machine_is_not(
             pass
         with write_transaction(engine) as connection:
             connection.execute(delete(LEASES))
+
+
+HERE = f"{socket.gethostname()}:{leases._processes()}:1:x"
+"""A living process of this machine that is no crawl."""
+ODD_HOLDERS = (
+    "", ":", "nobody", "no:colons", "a:b:c", "a:b:c:d:e:f", "::::", "host::notanumber:x",
+    "host::-1:x", "host::0:x", "host::99999999999999999999:x", f"host::{'9' * 5000}:x",
+    "host::²:x", "host::٣:x", "\x1b[2Jhost::1:x", "ho\nst::1:x", "h" * 300 + "::1:x",
+    "x" * 1_000_000, "host::1:" + "x" * 1_000_000, "'; DROP TABLE leases; --",
+)  # fmt: skip
+
+
+def set_lease(engine: Engine, repository_id: int, holder: str, ahead: timedelta) -> None:
+    with write_transaction(engine) as connection:
+        now = leases._now(connection) + ahead
+        connection.execute(delete(LEASES))
+        connection.execute(
+            insert(LEASES).values(
+                repository_id=repository_id,
+                holder=holder,
+                acquired_at=now,
+                expires_at=now + leases.TTL,
+            )
+        )
+
+
+def seen(engine: Engine, repository_id: int) -> leases.LeaseRecord | None:
+    with read_transaction(engine) as connection:
+        return leases.read_lease(connection, repository_id)
+
+
+@pytest.mark.parametrize("days", [1, 400])
+def test_what_lies_ahead_of_every_renewal_is_believed_for_two_terms(
+    engine: Engine, repository_id: int, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    """Of a clock that was wrong, and another boot: nobody can tell whether the holder lives."""
+    set_lease(engine, repository_id, "elsewhere:boot:1:x", timedelta(days=days))
+    with (
+        pytest.raises(BusyError, match=r"good until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"),
+        leases.held(engine, repository_id),
+    ):
+        pass
+    cut = seen(engine, repository_id)
+    assert cut is not None
+    assert cut.until is not None
+    with read_transaction(engine) as connection:
+        now = leases._now(connection)
+    assert timedelta(0) < cut.until - now <= leases.BELIEVED
+    # Two terms later.
+    real = leases._now
+    monkeypatch.setattr(leases, "_now", lambda c: real(c) + leases.BELIEVED)
+    with leases.held(engine, repository_id) as mine:
+        mine.check()
+
+
+def test_a_living_holder_whose_clock_is_ahead_keeps_it(engine: Engine, repository_id: int) -> None:
+    """Others cut it short; it renews."""
+    with leases.held(engine, repository_id, ttl=SHORT) as held:
+        for _ in range(3):
+            with write_transaction(engine) as connection:
+                connection.execute(
+                    update(LEASES).values(expires_at=datetime.now(UTC) + timedelta(days=1))
+                )
+            with pytest.raises(BusyError), leases.held(engine, repository_id):
+                pass
+            time.sleep(SHORT.total_seconds() / leases.RENEWALS)
+        held.check()
+
+
+@pytest.mark.parametrize("holder", ODD_HOLDERS, ids=range(len(ODD_HOLDERS)))
+def test_a_holder_of_any_form(engine: Engine, repository_id: int, holder: str) -> None:
+    set_lease(engine, repository_id, holder, timedelta())
+    with pytest.raises(BusyError, match="another crawl") as caught:
+        leases.held(engine, repository_id).__enter__()
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+    broken = leases.break_lease(engine, repository_id)
+    assert broken is not None
+    assert str(broken).isprintable()
+    assert rows(engine) == []
+
+
+@pytest.mark.parametrize(
+    "value", ["'x'", "x'ff00'", "1e300", "9223372036854775807", "CAST(x'610062' AS TEXT)"]
+)
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_a_lease_that_is_garbage(engine: Engine, repository_id: int, value: str) -> None:
+    """SQLite's columns take anything."""
+    set_lease(engine, repository_id, "h::1:x", timedelta())
+    with write_transaction(engine) as connection:
+        for column in ("acquired_at", "expires_at", "holder"):
+            connection.exec_driver_sql(f"UPDATE leases SET {column} = {value}")
+    found = seen(engine, repository_id)
+    assert found is not None
+    assert (found.since, found.until) == (None, None)
+    with pytest.raises(BusyError), leases.held(engine, repository_id):
+        pass
+    assert leases.break_lease(engine, repository_id) is not None
+
+
+def test_breaking_a_lease_names_its_holder(engine: Engine, repository_id: int) -> None:
+    assert leases.break_lease(engine, repository_id) is None
+    set_lease(engine, repository_id, "elsewhere:boot:77:x", timedelta(days=1))
+    broken = leases.break_lease(engine, repository_id)
+    assert str(broken).startswith("elsewhere, process 77, since 2")
+    assert rows(engine) == []
+
+
+def test_that_of_a_running_process_is_broken_on_request_only(
+    engine: Engine, repository_id: int
+) -> None:
+    set_lease(engine, repository_id, HERE, timedelta())
+    with pytest.raises(BusyError, match=r"running on this machine .*process 1.* --yes"):
+        leases.break_lease(engine, repository_id)
+    assert rows(engine) == [HERE]
+    assert leases.break_lease(engine, repository_id, though_alive=True) is not None
+    assert rows(engine) == []
+
+
+def test_the_broken_crawl_stops(engine: Engine, repository_id: int) -> None:
+    with leases.held(engine, repository_id, ttl=SHORT) as held:
+        assert leases.break_lease(engine, repository_id, though_alive=True) is not None
+        with leases.held(engine, repository_id):
+            time.sleep(SHORT.total_seconds())
+            with pytest.raises(BusyError, match="taken"):
+                held.check()

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_fd_to_metric_families
+from sqlalchemy import insert, select
 from stacks import C1, DATES, SCENES, TILES, Stack
 
 from catalog.database import read_transaction, write_transaction
+from catalog.models import LEASES, REPOSITORIES
 from catalog.overview import overview
 
 pytest_plugins = ["stacks"]
@@ -21,7 +23,7 @@ pytest_plugins = ["stacks"]
 KEYS = {
     "database", "repository", "scenes", "collections", "tiles", "counts", "outdated", "duplicates",
     "unreadable_items", "newest", "lag_seconds", "branches", "snapshots", "watches", "crawls",
-    "failures", "parked", "due", "store",
+    "failures", "lease", "parked", "due", "store",
 }  # fmt: skip
 
 
@@ -131,7 +133,7 @@ def test_it_takes_as_many_statements_whatever_there_is(
 ) -> None:
     with seen.connect() as cat, statements(cat._engine) as sent:
         cat.status()
-    assert len(sent) == 7 + 3
+    assert len(sent) == 8 + 3
 
 
 def test_a_catalog_without_anything(stack: Stack) -> None:
@@ -206,3 +208,25 @@ def test_metrics_of_a_single_crawl(local_stack: Stack, tmp_path: Path) -> None:
                               "--metrics", tmp_path / "no" / "place")  # fmt: skip
     assert refused.exit_code == 2
     assert "--metrics" in refused.stderr
+
+
+def test_a_lease_is_shown_and_broken(stack: Stack) -> None:
+    with stack.engine() as engine, write_transaction(engine) as connection:
+        key = connection.execute(select(REPOSITORIES.c.id)).scalar_one()
+        tomorrow = datetime.now(UTC) + timedelta(days=1)
+        row = {"holder": "elsewhere:boot:77:x", "acquired_at": tomorrow, "expires_at": tomorrow}
+        connection.execute(insert(LEASES).values(repository_id=key, **row))
+    stamp = tomorrow.isoformat().replace("+00:00", "Z")
+    assert json.loads(stack.cli("status", "--json").stdout)["lease"] == {
+        "holder": "elsewhere, process 77", "since": stamp, "until": stamp, "is_here": False,
+    }  # fmt: skip
+    assert "lease      elsewhere, process 77\n           since 2" in stack.cli("status").stdout
+    busy = stack.cli("repair")
+    assert busy.exit_code == 3
+    assert "cogcat repair --break-lease" in busy.stderr
+    assert stack.cli("repair", "--yes").exit_code == 2
+    broken = stack.cli("repair", "--break-lease")
+    assert broken.exit_code == 0
+    assert "the lease was broken of elsewhere, process 77, since 2" in broken.stdout
+    assert json.loads(stack.cli("repair", "--break-lease", "--json").stdout)["broken_lease"] is None
+    assert json.loads(stack.cli("status", "--json").stdout)["lease"] is None
