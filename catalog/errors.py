@@ -16,18 +16,38 @@
     └── StoreError            the Icechunk repository refused or lost something: stop
         └── ChangedFileError      a file has changed since it was indexed: crawl --reread
 
-Messages are one line and name the scene, band and href they are about. The
-cause stays in ``__cause__``.
+Messages are one line, show no secret and no control character, and name the scene, band and href
+they are about. The cause stays in ``__cause__``.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Any
+
+from catalog.printable import printable
+from catalog.redaction import LONGEST, redacted
+
+__all__ = [
+    "BusyError", "CatalogError", "ChangedFileError", "ConfigError", "DatabaseLostError",
+    "HeaderError", "ItemError", "NotFoundError", "SceneError", "SourceError", "StoreError",
+    "UsageError", "first_line", "fit", "redacted",
+]  # fmt: skip
+
+
+def fit(text: str) -> str:
+    """Foreign text fit for a terminal, a log and a record: one line of visible characters, of
+    bounded length, without secrets."""
+    return printable(redacted(text))
 
 
 class CatalogError(Exception):
-    """Root of every error that cogcat raises on purpose."""
+    """Root of every error that cogcat raises on purpose.
+
+    Whatever was put into its message: what ``str`` and ``repr`` give is fit to be shown and kept.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*(fit(value) if isinstance(value, str) else value for value in args))
 
 
 class UsageError(CatalogError, ValueError):
@@ -64,15 +84,16 @@ class SceneError(CatalogError):
         band: str | None = None,
         href: str | None = None,
     ) -> None:
-        self.reason, self.scene, self.band, self.href = reason, scene, band, href
-        super().__init__(reason, scene, band, href)
+        self.reason, self.scene, self.band = fit(reason), scene, band
+        self.href = None if href is None else fit(href)
+        super().__init__(self.reason, scene, band, self.href)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Workers of a cluster hand it back; BaseException's own way is without keywords.
         return _scene_error, (type(self), self.reason, self.scene, self.band, self.href)
 
     def __str__(self) -> str:
-        where = " ".join(part for part in (self.scene, self.band) if part)
+        where = " ".join(printable(part, 255) for part in (self.scene, self.band) if part)
         text = f"{where}: {self.reason}" if where else self.reason
         return f"{text} ({self.href})" if self.href else text
 
@@ -129,29 +150,19 @@ class ChangedFileError(StoreError):
     """
 
     def __init__(self, reason: str, scene: str, band: str, href: str) -> None:
-        self.reason, self.scene, self.band, self.href = reason, scene, band, href
-        super().__init__(reason, scene, band, href)
+        self.reason, self.scene, self.band, self.href = fit(reason), scene, band, fit(href)
+        super().__init__(self.reason, scene, band, self.href)
 
     def __str__(self) -> str:
+        scene, band = printable(self.scene, 255), printable(self.band, 255)
         return (
-            f"{self.scene} {self.band}: {self.reason}: `cogcat crawl --ids {self.scene} --reread` "
+            f"{scene} {band}: {self.reason}: `cogcat crawl --ids {scene} --reread` "
             f"indexes it as it is now ({self.href})"
         )
 
 
 def first_line(error: BaseException | str) -> str:
-    """What an error of another library says, fit for a message of ours: no secret is in it."""
-    text = redacted(str(error)).strip() or type(error).__name__
-    return text.splitlines()[0].strip()[:300]
-
-
-_SECRETS = re.compile(
-    r"(?i)(\b(?:sig|signature|x-amz-(?:signature|credential|security-token)|\w*token|\w*secret\w*"
-    r"|password|passwd|\w*(?:access|account|subscription)[_-]?key)=)[^&\s\"'<>()]+"
-)
-_PASSWORD = re.compile(r"(\w://[^\s/:@]*):[^\s/@]+@")
-
-
-def redacted(text: str) -> str:
-    """``text`` with signatures, tokens and passwords of its URLs left out."""
-    return _PASSWORD.sub(r"\1:…@", _SECRETS.sub(r"\1…", text))
+    """What an error of another library says, fit for a message of ours: one line of visible
+    characters, and no secret is in it."""
+    text = redacted(str(error)[:LONGEST]).strip() or type(error).__name__
+    return printable(text.splitlines()[0].strip(), 300)

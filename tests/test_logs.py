@@ -133,7 +133,7 @@ def test_no_secret_is_logged(style: str, capsys: pytest.CaptureFixture[str]) -> 
     undo()
     said = capsys.readouterr().err
     assert "hunter2" not in said
-    assert "postgresql://cogcat:…@db/x" in said
+    assert "postgresql://…@db/x" in said
     assert "st=1&sig=…&se=2" in said
 
 

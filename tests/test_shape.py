@@ -22,7 +22,7 @@ MODULES = {
 TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 
 ORDER = [
-    {"errors", "memory"},
+    {"printable", "redaction", "errors", "memory"},
     {"logs", "settings", "patience", "bands", "json_values", "parse", "footprint", "area"},
     {"scene", "boa_offset", "item_assets", "item", "item_parquet", "item_file", "item_shelf"},
     {"stac_api", "stac_query", "stac_search"},
