@@ -30,6 +30,7 @@ from catalog.cli_options import (
     patience,
     print_json,
     print_table,
+    say,
     settings_options,
     tell,
     wait_option,
@@ -153,7 +154,7 @@ def crawl(
     if as_json:
         print_json(_json(report))
     else:
-        click.echo(_sentence(report, dry_run))
+        say(_sentence(report, dry_run))
     _leave(report.interrupted, report.failed)
 
 
@@ -207,7 +208,7 @@ def _run_watches(
         if run.report is None:
             tell(f"watch {run.watch}: {run.error}", logging.ERROR, watch=run.watch)
         elif not as_json:
-            click.echo(f"{run.watch}: {_sentence(run.report, dry_run)}")
+            say(f"{run.watch}: {_sentence(run.report, dry_run)}")
     interrupted = any(report.interrupted for report in reports.values())
     if not interrupted and any(run.error for run in runs):
         sys.exit(USAGE)
@@ -246,7 +247,7 @@ def watch_add(
     if as_json:
         print_json({"name": name, "query": kept})
     else:
-        click.echo(f"watch {name} saved; `cogcat crawl` runs it")
+        say(f"watch {name} saved; `cogcat crawl` runs it")
 
 
 @watch.command("list")
@@ -292,7 +293,7 @@ def watch_remove(
     if as_json:
         print_json({"name": name, "removed": True})
     else:
-        click.echo(f"watch {name} removed")
+        say(f"watch {name} removed")
 
 
 def _query(where: Mapping[str, Any], *, default: str | None) -> Any:

@@ -14,6 +14,7 @@ from catalog.cli_options import (
     json_option,
     patience,
     print_json,
+    say,
     settings_options,
     wait_option,
 )
@@ -51,14 +52,14 @@ def repair(
     settings = load_settings(database=database, repository=repository, config=config)
     broken = break_lease(settings, though_alive=yes) if breaks else None
     if breaks and not as_json:
-        click.echo(f"the lease was broken of {broken}" if broken else "no lease to break")
+        say(f"the lease was broken of {broken}" if broken else "no lease to break")
     done = mend(settings, wait=patience(wait))
     if as_json:
         print_json(asdict(done) | ({"broken_lease": plain(broken)} if breaks else {}))
     elif not done.commits:
-        click.echo("nothing to mend: repository and catalog have the same heads")
+        say("nothing to mend: repository and catalog have the same heads")
     else:
-        click.echo(
+        say(
             f"{done.commits} commits on {done.branches} branches recorded: {done.scenes} scenes, "
             f"{done.withdrawn} withdrawn, {done.pending} left for the next crawl that meets them"
         )
@@ -94,7 +95,7 @@ def maintain(
         return
     would = "would be " if dry_run else ""
     objects = f"{done.objects_deleted} objects ({done.bytes_deleted / 1e6:.1f} MB)"
-    click.echo(
+    say(
         f"{done.expired} snapshots {would}expired, {done.kept} kept; {objects} and "
         f"{done.copies_deleted} old info files {would}removed, {done.copies_kept} kept"
     )
@@ -129,10 +130,10 @@ def rebuild(
     if as_json:
         print_json(asdict(done))
     elif not done.commits:
-        click.echo("nothing to rebuild: the database records every commit of the repository")
+        say("nothing to rebuild: the database records every commit of the repository")
     else:
         files = done.files_gone + done.files_changed + done.files_unread
-        click.echo(
+        say(
             f"{done.commits} commits on {done.branches} branches recorded: {done.scenes} scenes "
             f"({done.complete} with their items, {done.partial} for a crawl to complete), "
             f"{done.withdrawn} withdrawn, {done.revisions} earlier states; {files} files "
