@@ -38,7 +38,7 @@ from catalog.cli_options import (
 )
 from catalog.errors import UsageError
 from catalog.json_values import plain
-from catalog.settings import DEFAULT_COLLECTION, EARTH_SEARCH, load_settings
+from catalog.settings import check_stac, load_settings
 
 COUNTS = (
     "found", "new", "changed", "unchanged", "indexed", "failed", "withdrawn", "commits",
@@ -56,7 +56,9 @@ def _query_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """What crawl asks and watch saves."""
     command = click.option("--bands", metavar="LIST", help="Such as red,nir,scl [all].")(command)
     command = where_options(command)
-    return click.option("--stac", metavar="URL", help="STAC API to search [Earth Search].")(command)
+    return click.option(
+        "--stac", metavar="URL", help="STAC API to search [settings' own, or Earth Search]."
+    )(command)
 
 
 @click.command(cls=Command)
@@ -126,8 +128,9 @@ def crawl(
         return
     if sync and items:
         raise UsageError("--sync asks an API what it still has: not with --items")
-    query = _query(where, default=None if items else DEFAULT_COLLECTION)
-    api = None if items else (stac or EARTH_SEARCH)
+    query = _query(where, default=None if items else settings.collection)
+    api = None if items else (stac or settings.stac)
+    check_stac(api or "")
     names = _bands(bands)
     whole = scope(str(api), query) if sync else None
     with (
@@ -238,8 +241,11 @@ def watch_add(
     """Save a query as NAME; one of that name is replaced and starts anew."""
     from catalog.watches import save_watch
 
-    query = _query(where, default=DEFAULT_COLLECTION)
-    kept: dict[str, Any] = query.as_dict() | {"stac": stac or EARTH_SEARCH}
+    settings = load_settings(database=database, repository=repository, config=config)
+    query = _query(where, default=settings.collection)
+    api = stac or settings.stac
+    check_stac(api)
+    kept: dict[str, Any] = query.as_dict() | {"stac": api}
     if bands:
         kept["bands"] = list(_bands(bands) or ())
     with _writing(database, repository, config) as connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -83,8 +84,7 @@ def write(scenes: Scenes, style: str, output: Path | None) -> None:
             file = Path(directory) / "items.parquet"
             scenes.to_geoparquet(file)
             with file.open("rb") as stream:
-                while chunk := stream.read(1 << 20):
-                    click.get_binary_stream("stdout").write(chunk)
+                shutil.copyfileobj(stream, sys.stdout.buffer)
 
 
 def _write_geojson(scenes: Scenes, stream: IO[str] | None) -> None:

@@ -67,7 +67,7 @@ def _shown_as_usage() -> Iterator[None]:
     try:
         yield
     except click.ClickException as error:
-        error.message = printable_lines(redacted(error.message))
+        error.message = printable_lines(redacted(error.message))  # type: ignore[misc]
         raise
 
 
@@ -90,7 +90,7 @@ def _errors_as_lines() -> Iterator[None]:
         sys.exit(0)
     except (click.ClickException, click.exceptions.Exit, click.Abort, SystemExit, GeneratorExit):
         raise
-    except BaseException as error:  # a native library's panic is no Exception
+    except BaseException as error:  # noqa: BLE001 (a native library's panic is no Exception)
         _tell_bug(error)
         sys.exit(UNEXPECTED)
 

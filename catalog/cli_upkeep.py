@@ -20,7 +20,7 @@ from catalog.cli_options import (
 )
 from catalog.errors import UsageError
 from catalog.json_values import plain
-from catalog.settings import load_settings
+from catalog.settings import check_stac, load_settings
 
 
 @click.command(cls=Command)
@@ -102,7 +102,8 @@ def maintain(
 
 
 @click.command(cls=Command)
-@click.option("--stac", metavar="URL", help="STAC API to ask for the scenes' items.")
+@click.option("--stac", metavar="URL", is_flag=False, flag_value="",
+              help="STAC API to ask for the scenes' items [no URL: settings' own].")  # fmt: skip
 @click.option("--items", metavar="FILE", help="Items from a file, not an API.")
 @click.option("--collection", metavar="ID", help="Only the scenes of this collection.")
 @wait_option
@@ -126,6 +127,9 @@ def rebuild(
     from catalog.setup import rebuild as make_anew
 
     settings = load_settings(database=database, repository=repository, config=config)
+    if stac is not None:
+        stac = stac or settings.stac
+        check_stac(stac)
     done = make_anew(settings, stac=stac, items=items, collection=collection, wait=patience(wait))
     if as_json:
         print_json(asdict(done))
