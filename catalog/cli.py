@@ -2,11 +2,12 @@
 
 Data on stdout, progress and logs on stderr. Exit codes: 0 done; 1 done, but some scenes
 failed (recorded, will be retried); 2 usage or configuration; 3 another crawl holds the
-repository; 70 a fault of cogcat's own; 130 interrupted, state saved.
+repository; 130 interrupted, state saved.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,15 +19,12 @@ import catalog
 from catalog import cli_crawl, cli_export, cli_status, cli_upkeep
 from catalog.cli_options import (
     Group,
-    json_line,
     json_option,
     log_options,
     print_json,
     print_table,
     question,
     question_options,
-    say,
-    say_json,
     set_up_logs,
     settings_options,
     tell,
@@ -64,8 +62,8 @@ def init(database: str | None, repository: str | None, config: str | None, as_js
     if as_json:
         print_json(asdict(done))
     else:
-        say(f"database   {done.database} at revision {done.revision}")
-        say(f"repository {done.repository}, containers {', '.join(done.containers)}")
+        click.echo(f"database   {done.database} at revision {done.revision}")
+        click.echo(f"repository {done.repository}, containers {', '.join(done.containers)}")
 
 
 @main.command()
@@ -106,7 +104,7 @@ def search(
         print_json([plain(record) for record in found])
     elif style == "ids":
         for record in found:
-            say(record.id)
+            click.echo(record.id)
     else:
         _print_scenes(found)
 
@@ -133,7 +131,7 @@ def changes(
         feed = cat.changes(since, limit)
     if as_json:
         for change in feed:
-            say_json(plain(change))
+            click.echo(json.dumps(plain(change), ensure_ascii=False))
     elif feed:
         print_table(
             ("recorded", "what", "scene", "snapshot"),
@@ -143,7 +141,7 @@ def changes(
                 for change in feed
             ],
         )  # fmt: skip
-    say(f"go on with --since {feed.token}", stderr=True)
+    click.echo(f"go on with --since {feed.token}", err=True)
 
 
 @main.command()
@@ -170,8 +168,8 @@ def show(
     for key, value in document.items():
         if key == "assets" or value in (None, []):
             continue
-        say(f"{key:<14} {value if isinstance(value, str) else json_line(value)}")
-    say()
+        click.echo(f"{key:<14} {value if isinstance(value, str) else json.dumps(value)}")
+    click.echo()
     print_table(
         ("band", "bytes", "etag", "header sha256", "href"),
         [
@@ -206,7 +204,7 @@ def preview(
     if as_json:
         print_json({"scene": found.id, "snapshot_id": found.snapshot_id, "file": str(output)})
     else:
-        say(str(output))
+        click.echo(str(output))
 
 
 @main.command()
@@ -219,7 +217,7 @@ def demo(directory: Path) -> None:
         raise UsageError(
             f"the demo makes its own COGs and plots: install cogcat[demo] (no module {error.name})"
         ) from error
-    run_demo(directory, say=say)
+    run_demo(directory, say=click.echo)
 
 
 def _connect(database: str | None, repository: str | None, config: str | None) -> catalog.Catalog:

@@ -14,11 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
-from virtual_tiff.constants import COMPRESSORS, SAMPLE_DTYPES
+from typing import Protocol
 
 from catalog.directories import (
     PROJECTED_CRS,
@@ -28,19 +24,15 @@ from catalog.directories import (
     read_directories,
 )
 from catalog.errors import DamagedFileError, HeaderError, SourceError, UnreadableFileError
+from catalog.levels import Level, read_levels
 from catalog.patience import Patience
 from catalog.remote_file import FileBytes, Server, Unanswered
 from catalog.scene import Asset
 from catalog.settings import Source
-from catalog.sources import location, resolve
+from catalog.sources import hosts_of, location, resolve
 
-REDUCED, MASK = 1, 4
-"""NewSubfileType bits of an overview and of a transparency mask (TIFF 6.0, section 8)."""
 PIXEL_IS_POINT = 2
 """GTRasterTypeGeoKey: the tie point is a pixel's centre, not its corner."""
-PREDICTORS = (1, 2)
-MAX_SIDE, MAX_TILE, MAX_SAMPLES = 2**20, 2**14, 2**8
-"""What a sound file stays below by far; beyond, a damaged one would fill the memory."""
 PATIENCE = Patience()
 GONE = 64
 """Files in a row, of any scene, that a source may leave unanswered before it counts as away."""
@@ -48,34 +40,6 @@ RESAMPLED = ("aot", "wvp")
 """Bands that a processor may write at another resolution than the item's template says."""
 
 Transform = tuple[float, float, float, float, float, float]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Level:
-    """One image of the file: the full resolution or an overview."""
-
-    width: int
-    height: int
-    tile_width: int
-    tile_height: int
-    samples: int
-    """Per pixel; above 1 only in ``visual``."""
-    interleaved: bool
-    """True where one tile holds all samples (planar configuration 1)."""
-    dtype: str
-    """NumPy name without byte order: ``uint16``."""
-    byte_order: str
-    """``little`` or ``big``."""
-    compression: int
-    """TIFF tag 259, one of virtual-tiff's ``COMPRESSORS``."""
-    predictor: int
-    """TIFF tag 317: 1 none, 2 horizontal differencing."""
-    nodata: int | None
-    offsets: NDArray[np.uint64]
-    """Shape (planes, tile rows, tile columns); planes is 1 where interleaved. 0 with length 0: no
-    such tile in the file, it reads as nodata."""
-    lengths: NDArray[np.uint64]
-    """Bytes, same shape as ``offsets``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,7 +97,7 @@ class HeaderReader:
 
     A request that meets 429, 5xx, a broken connection or a timeout is made again after growing,
     scattered pauses, or when the server asks for it. A header that makes no sense is believed to
-    do so when a second read gives the same bytes.
+    do so when a second read gives the same bytes, an answer that makes none when it comes again.
     """
 
     def __init__(
@@ -144,6 +108,7 @@ class HeaderReader:
         patience: Patience | None = None,
     ) -> None:
         self._sources = tuple(sources)
+        self._hosts = hosts_of(self._sources)
         self._servers: dict[str, Server] = {}
         self._gate = asyncio.Semaphore(concurrency)
         self._patience = patience or PATIENCE
@@ -159,12 +124,12 @@ class HeaderReader:
             UnreadableFileError: the file is none that can be referenced: for good.
             MissingFileError: it is not there, or damaged (``DamagedFileError``).
             HeaderError: no source reads the href, or its server did not give it.
-            SourceError: the source has answered nothing for ``GONE`` files in a row.
+            SourceError: the source has answered nothing at all for ``GONE`` files in a row.
         """
         try:
             source, key = resolve(asset.href, self._sources)
             if source.name not in self._servers:
-                self._servers[source.name] = Server(source)
+                self._servers[source.name] = Server(source, self._hosts)
             return await self._read(asset, key, self._servers[source.name])
         except HeaderError as error:
             raise type(error)(error.reason, band=asset.band, href=asset.href) from error.__cause__
@@ -190,11 +155,13 @@ class HeaderReader:
                 server.unanswered = 0
                 return replace(header, requests=requests + data.requests)
             except Unanswered as error:
-                if server.unanswered >= GONE:
+                if error.tries is not None:
+                    server.unanswered = 0
+                elif server.unanswered >= GONE:
                     raise _gone(server, asset, error.reason) from error.__cause__
-                if retries >= self._patience.retries:
-                    server.unanswered += 1
-                    raise HeaderError(error.reason) from error.__cause__
+                if retries >= self._patience.retries or retries + 1 == error.tries:
+                    server.unanswered += error.tries is None
+                    raise HeaderError(error.reason) from error.__cause__ or error
                 throttled = error.throttled
             except HeaderError:
                 if not data.pieces:
@@ -217,26 +184,18 @@ async def _read(asset: Asset, source: Source, key: str, data: FileBytes) -> Head
     if asset.size is not None and asset.size != size:
         raise DamagedFileError(f"the file has {size} bytes, its item says {asset.size}")
     directories = await read_directories(data.read)
-    # The first image and its overviews; masks and further pages are other images.
+    levels = read_levels(directories, asset.band, size)
     first = directories[0]
-    overviews = [
-        other
-        for other in directories[1:]
-        if other.integer(Tag.SUBFILE_TYPE, 0) & (REDUCED | MASK) == REDUCED
-    ]
-    levels = tuple(sorted(map(_level, [first, *overviews]), key=lambda level: -level.width))
-    _check(levels, size)
     transform = _transform(first, asset)
-    last_modified = data.meta["last_modified"]
     return Header(
         asset=asset,
         location=location(source, key),
         size=size,
-        etag=data.meta["e_tag"],
-        last_modified=last_modified,
-        checksum=_checksum(source, data.meta["e_tag"], last_modified),
+        etag=data.etag,
+        last_modified=data.last_modified,
+        checksum=_checksum(source, data.etag, data.last_modified),
         sha256=data.sha256,
-        read=sum(len(piece) for _, piece in data.pieces),
+        read=data.read_bytes,
         requests=data.requests,
         epsg=_epsg(first),
         transform=transform,
@@ -254,89 +213,11 @@ def _checksum(
     Icechunk keeps whole seconds and HTTP sends whole seconds, both cut off, while files have
     fractions: the next whole second is the first that no unchanged file lies after.
     """
-    if source.scheme == "s3" and etag:
-        return etag
+    if source.scheme == "s3" and etag and not etag.startswith("W/"):
+        return etag  # a weak one matches nothing that is asked for with If-Match
     if last_modified is None:
         return None
     return last_modified.replace(microsecond=0) + timedelta(seconds=1)
-
-
-def _level(image: Directory) -> Level:
-    if Tag.TILE_WIDTH not in image.fields or Tag.TILE_HEIGHT not in image.fields:
-        raise UnreadableFileError("striped, not tiled: not a Cloud-Optimized GeoTIFF")
-    width, height = image.integer(Tag.WIDTH), image.integer(Tag.HEIGHT)
-    tile_width, tile_height = image.integer(Tag.TILE_WIDTH), image.integer(Tag.TILE_HEIGHT)
-    if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
-        raise UnreadableFileError(f"an image of {height} rows and {width} columns")
-    if not (0 < tile_width <= MAX_TILE and 0 < tile_height <= MAX_TILE):
-        raise UnreadableFileError(f"tiles of {tile_height} rows and {tile_width} columns")
-    samples = image.integer(Tag.SAMPLES, 1)
-    formats = image.integers(Tag.SAMPLE_FORMAT, 1).tolist()
-    bits = image.integers(Tag.BITS, 1).tolist()
-    dtype = np.dtype(SAMPLE_DTYPES.get((formats[0], bits[0]), "V"))
-    same = len({*formats}) == len({*bits}) == 1
-    if not same or dtype.itemsize * 8 != bits[0] or not 0 < samples <= MAX_SAMPLES:
-        raise UnreadableFileError(f"{samples} samples of format {formats[:8]} and {bits[:8]} bits")
-    if dtype.kind not in "iu":
-        raise UnreadableFileError(f"samples are {dtype.name}, not integers")
-    predictor = image.integer(Tag.PREDICTOR, 1)
-    if predictor not in PREDICTORS:
-        raise UnreadableFileError(f"predictor {predictor} is not supported")
-    compression = image.integer(Tag.COMPRESSION, 1)
-    if compression not in COMPRESSORS or Tag.JPEG_TABLES in image.fields:
-        raise UnreadableFileError(f"compression {compression} is not supported")
-    interleaved = samples == 1 or image.integer(Tag.PLANAR_CONFIGURATION, 1) == 1
-    grid = (
-        1 if interleaved else samples,
-        math.ceil(height / tile_height),
-        math.ceil(width / tile_width),
-    )
-    offsets = image.integers(Tag.TILE_OFFSETS).astype(np.uint64)
-    lengths = image.integers(Tag.TILE_BYTES).astype(np.uint64)
-    if offsets.size != math.prod(grid) or lengths.size != offsets.size:
-        raise UnreadableFileError(
-            f"its table lists {offsets.size} tiles and {lengths.size} sizes, "
-            f"an image of this size has {math.prod(grid)}"
-        )
-    return Level(
-        width=width,
-        height=height,
-        tile_width=tile_width,
-        tile_height=tile_height,
-        samples=samples,
-        interleaved=interleaved,
-        dtype=dtype.name,
-        byte_order=image.byte_order,
-        compression=compression,
-        predictor=predictor,
-        nodata=_nodata(image.text(Tag.GDAL_NODATA), dtype),
-        offsets=offsets.reshape(grid),
-        lengths=lengths.reshape(grid),
-    )
-
-
-def _nodata(text: str | None, dtype: np.dtype[Any]) -> int | None:
-    if not text:
-        return None
-    try:
-        value = float(text)
-        return int(dtype.type(int(value))) if value == int(value) else None
-    except (ValueError, OverflowError):
-        return None  # GDAL too ignores a nodata that the type cannot hold
-
-
-def _check(levels: Sequence[Level], size: int) -> None:
-    first = levels[0]
-    # In floating point: 64 bits of a damaged file overflow. A sparse tile may keep an offset.
-    end = max(
-        int(np.where(level.lengths > 0, level.offsets + level.lengths.astype(float), 0).max())
-        for level in levels
-    )
-    if end > size:
-        raise DamagedFileError(f"truncated: its tiles reach to byte {end}, the file has {size}")
-    for level in levels[1:]:
-        if (level.samples, level.dtype) != (first.samples, first.dtype):
-            raise UnreadableFileError("its overviews have another number or type of samples")
 
 
 def _compare_shape(level: Level, transform: Transform, asset: Asset) -> tuple[str, ...]:

@@ -19,12 +19,14 @@ from obstore.store import AzureStore, HTTPStore, LocalStore, ObjectStore, S3Stor
 
 from catalog.errors import ConfigError, HeaderError
 from catalog.patience import asked_pause
+from catalog.redirects import guard, refusal
 from catalog.settings import Source
 from catalog.signing import require_signing, token
 
 REQUEST_TIMEOUT = timedelta(seconds=30)
 """For one whole request, slow body included."""
 CONNECT_TIMEOUT = timedelta(seconds=10)
+_SECONDS = CONNECT_TIMEOUT.total_seconds(), REQUEST_TIMEOUT.total_seconds()
 RETRY: dict[str, Any] = {"max_retries": 0, "retry_timeout": timedelta(0)}
 """None: obstore gives up at 429 and shows no ``Retry-After``; ``header.py`` tries again itself."""
 
@@ -77,8 +79,19 @@ def href_of(location: str, sources: Sequence[Source]) -> str:
     )
 
 
-def open_store(source: Source) -> ObjectStore:
+def hosts_of(sources: Sequence[Source]) -> tuple[str, ...]:
+    """The hosts that settings name: a file server may redirect to them."""
+    addresses = [a for s in sources for a in (s.url, s.endpoint) if a and a.startswith("http")]
+    return tuple(sorted({host for a in addresses if (host := urlsplit(a).hostname)}))
+
+
+def open_store(source: Source, hosts: Sequence[str] = ()) -> ObjectStore:
     """An obstore client for ``source.url``, with timeouts and without retries.
+
+    Args:
+        hosts: where redirects may lead, besides the source's own. (What is on AWS or Azure
+            itself redirects nowhere else; with keys of their own, clients ask for these
+            elsewhere too.)
 
     Raises:
         ConfigError: the url does not name a bucket, host or directory.
@@ -99,6 +112,8 @@ def open_store(source: Source) -> ObjectStore:
         if source.endpoint:
             options["endpoint"] = source.endpoint
             client["allow_http"] = source.endpoint.startswith("http://")
+            if source.anonymous and not source.requester_pays:
+                client |= guard(source.endpoint, hosts)
         if source.requester_pays:
             options["request_payer"] = True
         return S3Store(
@@ -112,6 +127,7 @@ def open_store(source: Source) -> ObjectStore:
     if source.scheme == "az":
         return _open_azure(source, client)
     client["allow_http"] = source.scheme == "http"
+    client |= guard(source.url, hosts)
     return HTTPStore.from_url(source.url.rstrip("/"), client_options=client, retry_config=RETRY)  # type: ignore[arg-type]
 
 
@@ -147,16 +163,41 @@ def ask_pause(store: ObjectStore, key: str) -> float | None:
     obstore shows no headers of a refusal, so one byte is asked for by other means.
     """
     try:
-        if isinstance(store, HTTPStore):
-            url = f"{store.url.rstrip('/')}/{quote(key)}"
-        elif isinstance(store, S3Store):
-            url = obstore.sign(store, "GET", key, timedelta(minutes=5))
-        else:
+        url = _address(store, key)
+        if url is None:
             return None
-        seconds = CONNECT_TIMEOUT.total_seconds(), REQUEST_TIMEOUT.total_seconds()
         with requests.get(
-            url, headers={"Range": "bytes=0-0"}, timeout=seconds, stream=True
+            url,
+            headers={"Range": "bytes=0-0"},
+            timeout=_SECONDS,
+            stream=True,
+            allow_redirects=False,
         ) as answer:
             return None if answer.ok else asked_pause(answer.headers.get("Retry-After"))
     except (requests.RequestException, ObstoreError, OSError, ValueError):
         return None  # the next try will tell
+
+
+def why_redirected(store: ObjectStore, key: str) -> str:
+    """What to say of a server that redirects ``key`` to where ``open_store`` lets no request go."""
+    try:
+        url = _address(store, key)
+    except (ObstoreError, OSError, ValueError):
+        url = None
+    if url is None:
+        return "its server sends on to another place, which is not followed"
+    options: Any = getattr(store, "client_options", None) or {}
+    return refusal(url, str(options.get("proxy_excludes", "")).split(","), _SECONDS)
+
+
+def _address(store: ObjectStore, key: str) -> str | None:
+    """The URL at which ``store`` asks for ``key``, signed where it signs."""
+    if isinstance(store, HTTPStore):
+        return f"{store.url.rstrip('/')}/{quote(key)}"
+    if isinstance(store, S3Store):
+        endpoint = store.config.get("endpoint")
+        if endpoint and store.config.get("skip_signature") == "true":
+            path = "/".join(part for part in (store.config["bucket"], store.prefix, key) if part)
+            return f"{endpoint.rstrip('/')}/{quote(path)}"
+        return obstore.sign(store, "GET", key, timedelta(minutes=5))
+    return None
