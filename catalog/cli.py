@@ -2,12 +2,11 @@
 
 Data on stdout, progress and logs on stderr. Exit codes: 0 done; 1 done, but some scenes
 failed (recorded, will be retried); 2 usage or configuration; 3 another crawl holds the
-repository; 130 interrupted, state saved.
+repository; 70 a fault of cogcat's own; 130 interrupted, state saved.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,12 +18,15 @@ import catalog
 from catalog import cli_crawl, cli_export, cli_status, cli_upkeep
 from catalog.cli_options import (
     Group,
+    json_line,
     json_option,
     log_options,
     print_json,
     print_table,
     question,
     question_options,
+    say,
+    say_json,
     set_up_logs,
     settings_options,
     tell,
@@ -62,8 +64,8 @@ def init(database: str | None, repository: str | None, config: str | None, as_js
     if as_json:
         print_json(asdict(done))
     else:
-        click.echo(f"database   {done.database} at revision {done.revision}")
-        click.echo(f"repository {done.repository}, containers {', '.join(done.containers)}")
+        say(f"database   {done.database} at revision {done.revision}")
+        say(f"repository {done.repository}, containers {', '.join(done.containers)}")
 
 
 @main.command()
@@ -104,7 +106,7 @@ def search(
         print_json([plain(record) for record in found])
     elif style == "ids":
         for record in found:
-            click.echo(record.id)
+            say(record.id)
     else:
         _print_scenes(found)
 
@@ -131,7 +133,7 @@ def changes(
         feed = cat.changes(since, limit)
     if as_json:
         for change in feed:
-            click.echo(json.dumps(plain(change), ensure_ascii=False))
+            say_json(plain(change))
     elif feed:
         print_table(
             ("recorded", "what", "scene", "snapshot"),
@@ -141,7 +143,7 @@ def changes(
                 for change in feed
             ],
         )  # fmt: skip
-    click.echo(f"go on with --since {feed.token}", err=True)
+    say(f"go on with --since {feed.token}", stderr=True)
 
 
 @main.command()
@@ -168,8 +170,8 @@ def show(
     for key, value in document.items():
         if key == "assets" or value in (None, []):
             continue
-        click.echo(f"{key:<14} {value if isinstance(value, str) else json.dumps(value)}")
-    click.echo()
+        say(f"{key:<14} {value if isinstance(value, str) else json_line(value)}")
+    say()
     print_table(
         ("band", "bytes", "etag", "header sha256", "href"),
         [
@@ -204,7 +206,7 @@ def preview(
     if as_json:
         print_json({"scene": found.id, "snapshot_id": found.snapshot_id, "file": str(output)})
     else:
-        click.echo(str(output))
+        say(str(output))
 
 
 @main.command()
@@ -217,7 +219,7 @@ def demo(directory: Path) -> None:
         raise UsageError(
             f"the demo makes its own COGs and plots: install cogcat[demo] (no module {error.name})"
         ) from error
-    run_demo(directory, say=click.echo)
+    run_demo(directory, say=say)
 
 
 def _connect(database: str | None, repository: str | None, config: str | None) -> catalog.Catalog:

@@ -30,6 +30,7 @@ from catalog.cli_options import (
     patience,
     print_json,
     print_table,
+    say,
     settings_options,
     tell,
     wait_option,
@@ -37,7 +38,7 @@ from catalog.cli_options import (
 )
 from catalog.errors import UsageError
 from catalog.json_values import plain
-from catalog.settings import DEFAULT_COLLECTION, EARTH_SEARCH, load_settings
+from catalog.settings import check_stac, load_settings
 
 COUNTS = (
     "found", "new", "changed", "unchanged", "indexed", "failed", "withdrawn", "commits",
@@ -55,7 +56,9 @@ def _query_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """What crawl asks and watch saves."""
     command = click.option("--bands", metavar="LIST", help="Such as red,nir,scl [all].")(command)
     command = where_options(command)
-    return click.option("--stac", metavar="URL", help="STAC API to search [Earth Search].")(command)
+    return click.option(
+        "--stac", metavar="URL", help="STAC API to search [settings' own, or Earth Search]."
+    )(command)
 
 
 @click.command(cls=Command)
@@ -125,8 +128,9 @@ def crawl(
         return
     if sync and items:
         raise UsageError("--sync asks an API what it still has: not with --items")
-    query = _query(where, default=None if items else DEFAULT_COLLECTION)
-    api = None if items else (stac or EARTH_SEARCH)
+    query = _query(where, default=None if items else settings.collection)
+    api = None if items else (stac or settings.stac)
+    check_stac(api or "")
     names = _bands(bands)
     whole = scope(str(api), query) if sync else None
     with (
@@ -153,7 +157,7 @@ def crawl(
     if as_json:
         print_json(_json(report))
     else:
-        click.echo(_sentence(report, dry_run))
+        say(_sentence(report, dry_run))
     _leave(report.interrupted, report.failed)
 
 
@@ -207,7 +211,7 @@ def _run_watches(
         if run.report is None:
             tell(f"watch {run.watch}: {run.error}", logging.ERROR, watch=run.watch)
         elif not as_json:
-            click.echo(f"{run.watch}: {_sentence(run.report, dry_run)}")
+            say(f"{run.watch}: {_sentence(run.report, dry_run)}")
     interrupted = any(report.interrupted for report in reports.values())
     if not interrupted and any(run.error for run in runs):
         sys.exit(USAGE)
@@ -237,8 +241,11 @@ def watch_add(
     """Save a query as NAME; one of that name is replaced and starts anew."""
     from catalog.watches import save_watch
 
-    query = _query(where, default=DEFAULT_COLLECTION)
-    kept: dict[str, Any] = query.as_dict() | {"stac": stac or EARTH_SEARCH}
+    settings = load_settings(database=database, repository=repository, config=config)
+    query = _query(where, default=settings.collection)
+    api = stac or settings.stac
+    check_stac(api)
+    kept: dict[str, Any] = query.as_dict() | {"stac": api}
     if bands:
         kept["bands"] = list(_bands(bands) or ())
     with _writing(database, repository, config) as connection:
@@ -246,7 +253,7 @@ def watch_add(
     if as_json:
         print_json({"name": name, "query": kept})
     else:
-        click.echo(f"watch {name} saved; `cogcat crawl` runs it")
+        say(f"watch {name} saved; `cogcat crawl` runs it")
 
 
 @watch.command("list")
@@ -292,7 +299,7 @@ def watch_remove(
     if as_json:
         print_json({"name": name, "removed": True})
     else:
-        click.echo(f"watch {name} removed")
+        say(f"watch {name} removed")
 
 
 def _query(where: Mapping[str, Any], *, default: str | None) -> Any:

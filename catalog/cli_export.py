@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -13,10 +13,12 @@ import click
 import catalog
 from catalog.cli_options import (
     Command,
+    json_line,
     json_option,
     print_json,
     question,
     question_options,
+    say,
     settings_options,
 )
 from catalog.errors import UsageError
@@ -51,7 +53,7 @@ def export(
     if as_json:
         print_json({"file": str(file), "items": written, "bytes": size})
     else:
-        click.echo(f"{written} items, {size / 1e6:.1f} MB in {file}", err=True)
+        say(f"{written} items, {size / 1e6:.1f} MB in {file}", stderr=True)
 
 
 def write(scenes: Scenes, style: str, output: Path | None) -> None:
@@ -82,14 +84,13 @@ def write(scenes: Scenes, style: str, output: Path | None) -> None:
             file = Path(directory) / "items.parquet"
             scenes.to_geoparquet(file)
             with file.open("rb") as stream:
-                while chunk := stream.read(1 << 20):
-                    click.echo(chunk, nl=False)
+                shutil.copyfileobj(stream, sys.stdout.buffer)
 
 
 def _write_geojson(scenes: Scenes, stream: IO[str] | None) -> None:
     """One item a line, so that any number takes little memory here and with whoever reads it."""
     click.echo('{"type": "FeatureCollection", "features": [', stream, nl=False)
     for number, item in enumerate(scenes.items_as_dicts()):
-        line = json.dumps(item, ensure_ascii=False)
+        line = json_line(item)
         click.echo(f",\n{line}" if number else f"\n{line}", stream, nl=False)
     click.echo("\n]}", stream)

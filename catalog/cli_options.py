@@ -7,7 +7,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +17,16 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from catalog import logs
-from catalog.errors import BusyError, CatalogError, UsageError
+from catalog.errors import BusyError, CatalogError, UsageError, first_line, redacted
+from catalog.logs import without_secrets_in
+from catalog.printable import json_escaped, printable, printable_lines
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
 FAILED, USAGE, BUSY, INTERRUPTED = 1, 2, 3, 130
-UNEXPECTED = 1
-"""As Python's own for an error that nobody caught."""
+UNEXPECTED = 70
+"""An error that is none of ours, and so a bug: ``EX_SOFTWARE`` of sysexits.h."""
 
 _WRITTEN_OUT = re.compile(r"\s*(\{|(SRID=\d+;)?[A-Za-z]+\s*Z?\s*\()")
 """How GeoJSON and WKT begin, and no file's name does."""
@@ -33,38 +36,24 @@ log = logging.getLogger("catalog")
 
 
 class Command(click.Command):
-    """A command whose library errors are one line on stderr and an exit code."""
+    """A command whose errors are one line on stderr and an exit code."""
 
     def invoke(self, context: click.Context) -> Any:
-        try:
+        with _errors_as_lines():
             return super().invoke(context)
-        except CatalogError as error:
-            if context.find_root().params.get("verbose"):
-                log.exception("%s", type(error).__name__)
-            tell(str(error), logging.ERROR)
-            sys.exit(BUSY if isinstance(error, BusyError) else USAGE)
-        except KeyboardInterrupt:
-            tell("interrupted", logging.ERROR)
-            sys.exit(INTERRUPTED)
-        except BrokenPipeError:
-            # The reader of our stdout has seen enough.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
-        except Exception as error:
-            if not logs.is_json() or isinstance(
-                error, (click.ClickException, click.exceptions.Exit)
-            ):
-                raise
-            log.critical("unexpected: %s", error, exc_info=True)
-            sys.exit(UNEXPECTED)
 
 
 class Group(click.Group):
     command_class = Command
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _shown_as_usage():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, context: click.Context) -> Any:
         try:
-            return super().invoke(context)
+            with _errors_as_lines(), _shown_as_usage():
+                return super().invoke(context)
         except click.ClickException as error:
             if not logs.is_json():
                 raise
@@ -72,12 +61,65 @@ class Group(click.Group):
             sys.exit(error.exit_code)
 
 
+@contextmanager
+def _shown_as_usage() -> Iterator[None]:
+    """What click says of a wrong command line repeats it: fit for a terminal, too."""
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = printable_lines(redacted(error.message))  # type: ignore[misc]
+        raise
+
+
+@contextmanager
+def _errors_as_lines() -> Iterator[None]:
+    """No error of ours, and none that is a bug, shows a traceback unless it is asked for."""
+    try:
+        yield
+    except CatalogError as error:
+        if log.isEnabledFor(logging.DEBUG):
+            log.exception("%s", type(error).__name__)
+        tell(str(error), logging.ERROR)
+        sys.exit(BUSY if isinstance(error, BusyError) else USAGE)
+    except KeyboardInterrupt:
+        tell("interrupted", logging.ERROR)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our stdout has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except (click.ClickException, click.exceptions.Exit, click.Abort, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 (a native library's panic is no Exception)
+        _tell_bug(error)
+        sys.exit(UNEXPECTED)
+
+
+def _tell_bug(error: BaseException) -> None:
+    what = f"unexpected {type(error).__name__}: {first_line(error)}"
+    if logs.is_json():
+        log.critical("%s", what, exc_info=error)
+        return
+    if log.isEnabledFor(logging.DEBUG):
+        log.critical("%s", what, exc_info=error)
+    tell(
+        f"{what}: this is a fault of cogcat's: please report it with the traceback that "
+        "`--log-level debug` shows; what is recorded stays",
+        logging.ERROR,
+    )
+
+
+def say(text: str = "", *, stderr: bool = False) -> None:
+    """The one way to print a line: what is not printable in it is escaped, secrets left out."""
+    click.echo(printable(redacted(text), None), err=stderr)
+
+
 def tell(message: str, level: int = logging.INFO, **fields: Any) -> None:
     """A line on stderr that is no log line to a person, and one to a machine."""
     if logs.is_json():
         log.log(level, "%s", message, extra=fields)
     else:
-        click.echo(f"cogcat: {message}" if level > logging.INFO else message, err=True)
+        say(f"cogcat: {message}" if level > logging.INFO else message, stderr=True)
 
 
 def log_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -265,13 +307,27 @@ def geometry(given: str | None) -> BaseGeometry | None:
 
 
 def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False, indent=None if len(str(value)) > 10**6 else 1))
+    """An answer of a few rows, or of many: secrets left out."""
+    say_json(without_secrets_in(value), indent=None if len(str(value)) > 10**6 else 1)
+
+
+def say_json(value: Any, *, indent: int | None = None) -> None:
+    """A JSON value; its strings keep what they hold, escaped as JSON does."""
+    click.echo(json_line(value, indent=indent))
+
+
+def json_line(value: Any, *, indent: int | None = None) -> str:
+    """JSON text in which every character is printable, but the line feeds of ``indent``."""
+    return json_escaped(json.dumps(value, ensure_ascii=False, indent=indent))
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Columns as wide as their values, whatever the terminal: lines stay lines for grep."""
-    cells = [header, *(["" if value is None else str(value) for value in row] for row in rows)]
+    cells = [
+        header,
+        *(["" if value is None else printable(str(value)) for value in row] for row in rows),
+    ]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
         padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(padded).rstrip())
+        say("  ".join(padded).rstrip())

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 import catalog
-from catalog.cli_options import Command, json_option, print_json, print_table, settings_options
+from catalog.cli_options import Command, json_option, print_json, print_table, say, settings_options
 from catalog.settings import OVERDUE, load_settings
 
 BRANCHES = FAILURES = 20
@@ -50,30 +50,30 @@ def _totals(found: dict[str, Any]) -> None:
     changed = f", {found['outdated']} of them changed since" if found["outdated"] else ""
     if found["duplicates"]:
         changed += f", {found['duplicates']} an acquisition that is there twice"
-    click.echo(f"database   {found['database']}")
-    click.echo(f"repository {found['repository']}")
+    say(f"database   {found['database']}")
+    say(f"repository {found['repository']}")
     if found["store"]:
         size = found["store"]
-        click.echo(f"store      {_bytes(size['bytes'])} in {size['objects']} objects")
-    click.echo(f"snapshots  {found['snapshots']} on {len(found['branches'])} branches")
-    click.echo(f"scenes     {states}{changed}")
+        say(f"store      {_bytes(size['bytes'])} in {size['objects']} objects")
+    say(f"snapshots  {found['snapshots']} on {len(found['branches'])} branches")
+    say(f"scenes     {states}{changed}")
     for name, count in found["collections"].items():
         tiles = len({row["tile"] for row in found["counts"] if row["collection"] == name})
-        click.echo(f"           {count} of {name} on {tiles} tiles")
+        say(f"           {count} of {name} on {tiles} tiles")
     if found["newest"]:
-        click.echo(f"newest     {_minute(found['newest'])}, {_ago(found['lag_seconds'])} ago")
+        say(f"newest     {_minute(found['newest'])}, {_ago(found['lag_seconds'])} ago")
     if found["lease"]:
         held = found["lease"]
         since, until = (_second(held[key]) or "?" for key in ("since", "until"))
-        click.echo(f"lease      {held['holder']}")
-        click.echo(f"           since {since}, good until {until} UTC")
+        say(f"lease      {held['holder']}")
+        say(f"           since {since}, good until {until} UTC")
 
 
 def _branches(branches: list[dict[str, Any]]) -> None:
     rows = [row for row in branches if row["scenes"]]
     if not rows:
         return
-    click.echo()
+    say()
     print_table(
         ("branch", "scenes", "first", "last", "head"),
         [
@@ -82,13 +82,13 @@ def _branches(branches: list[dict[str, Any]]) -> None:
         ],
     )
     if len(rows) > BRANCHES:
-        click.echo(f"… and {len(rows) - BRANCHES} more, whose last scenes are older")
+        say(f"… and {len(rows) - BRANCHES} more, whose last scenes are older")
 
 
 def _watches(watches: list[dict[str, Any]]) -> None:
     if not watches:
         return
-    click.echo()
+    say()
     print_table(
         ("watch", "newest scene", "lag", "last good crawl", "since", ""),
         [
@@ -108,7 +108,7 @@ def _watches(watches: list[dict[str, Any]]) -> None:
 def _crawls(crawls: list[dict[str, Any]]) -> None:
     if not crawls:
         return
-    click.echo()
+    say()
     print_table(
         ("crawl", "started", "outcome", "found", "indexed", "failed", "seconds"),
         [
@@ -128,18 +128,19 @@ def _failures(found: dict[str, Any]) -> None:
     total = found["parked"] + found["due"]
     if not total:
         return
-    click.echo(f"\nfailed     {total}: {found['due']} due now, {found['parked']} parked")
+    say()
+    say(f"failed     {total}: {found['due']} due now, {found['parked']} parked")
     for row in found["failures"][:FAILURES]:
         wait = row["due_in_seconds"]
         when = f"again in {_ago(wait)}, {_minute(row['next_attempt_at'])}" if wait else "due now"
-        click.echo(f"  {row['id']}")
-        click.echo(f"    tried {row['attempts']} times, {when}")
+        say(f"  {row['id']}")
+        say(f"    tried {row['attempts']} times, {when}")
         reason = row["reason"].removeprefix(row["id"]).lstrip(": ")
         # Addresses have no place to break: a long one stays whole on a line of its own.
         for line in textwrap.wrap(reason, 76, break_long_words=False, break_on_hyphens=False):
-            click.echo(f"    {line}")
+            say(f"    {line}")
     if total > FAILURES:
-        click.echo(f"  … and {total - FAILURES} more")
+        say(f"  … and {total - FAILURES} more")
 
 
 def _minute(moment: str | None) -> str:

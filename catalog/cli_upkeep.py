@@ -14,12 +14,13 @@ from catalog.cli_options import (
     json_option,
     patience,
     print_json,
+    say,
     settings_options,
     wait_option,
 )
 from catalog.errors import UsageError
 from catalog.json_values import plain
-from catalog.settings import load_settings
+from catalog.settings import check_stac, load_settings
 
 
 @click.command(cls=Command)
@@ -51,14 +52,14 @@ def repair(
     settings = load_settings(database=database, repository=repository, config=config)
     broken = break_lease(settings, though_alive=yes) if breaks else None
     if breaks and not as_json:
-        click.echo(f"the lease was broken of {broken}" if broken else "no lease to break")
+        say(f"the lease was broken of {broken}" if broken else "no lease to break")
     done = mend(settings, wait=patience(wait))
     if as_json:
         print_json(asdict(done) | ({"broken_lease": plain(broken)} if breaks else {}))
     elif not done.commits:
-        click.echo("nothing to mend: repository and catalog have the same heads")
+        say("nothing to mend: repository and catalog have the same heads")
     else:
-        click.echo(
+        say(
             f"{done.commits} commits on {done.branches} branches recorded: {done.scenes} scenes, "
             f"{done.withdrawn} withdrawn, {done.pending} left for the next crawl that meets them"
         )
@@ -94,14 +95,15 @@ def maintain(
         return
     would = "would be " if dry_run else ""
     objects = f"{done.objects_deleted} objects ({done.bytes_deleted / 1e6:.1f} MB)"
-    click.echo(
+    say(
         f"{done.expired} snapshots {would}expired, {done.kept} kept; {objects} and "
         f"{done.copies_deleted} old info files {would}removed, {done.copies_kept} kept"
     )
 
 
 @click.command(cls=Command)
-@click.option("--stac", metavar="URL", help="STAC API to ask for the scenes' items.")
+@click.option("--stac", metavar="URL", is_flag=False, flag_value="",
+              help="STAC API to ask for the scenes' items [no URL: settings' own].")  # fmt: skip
 @click.option("--items", metavar="FILE", help="Items from a file, not an API.")
 @click.option("--collection", metavar="ID", help="Only the scenes of this collection.")
 @wait_option
@@ -125,14 +127,17 @@ def rebuild(
     from catalog.setup import rebuild as make_anew
 
     settings = load_settings(database=database, repository=repository, config=config)
+    if stac is not None:
+        stac = stac or settings.stac
+        check_stac(stac)
     done = make_anew(settings, stac=stac, items=items, collection=collection, wait=patience(wait))
     if as_json:
         print_json(asdict(done))
     elif not done.commits:
-        click.echo("nothing to rebuild: the database records every commit of the repository")
+        say("nothing to rebuild: the database records every commit of the repository")
     else:
         files = done.files_gone + done.files_changed + done.files_unread
-        click.echo(
+        say(
             f"{done.commits} commits on {done.branches} branches recorded: {done.scenes} scenes "
             f"({done.complete} with their items, {done.partial} for a crawl to complete), "
             f"{done.withdrawn} withdrawn, {done.revisions} earlier states; {files} files "

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from catalog.errors import CatalogError, ConfigError, HeaderError, SourceError, first_line
 from catalog.header import Header, HeaderReader, Level
+from catalog.redaction import has_secrets
 from catalog.scene import Asset
 from catalog.settings import Source
 
@@ -375,6 +376,12 @@ def connect(
             ``CONNECT_TIMEOUT`` seconds, no worker within ``PATIENCE``, or workers have no cogcat
             or another version of it.
     """
+    if has_secrets(address):
+        raise ConfigError(
+            "the address of a dask scheduler holds a user name, a password or a key, which "
+            "schedulers do not ask for: give tcp://host:8786, and certificates in dask's own "
+            "configuration"
+        )
     try:
         from distributed import Client, LocalCluster
     except ImportError as error:

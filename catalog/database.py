@@ -25,9 +25,11 @@ from sqlalchemy.exc import (
     OperationalError,
 )
 
-from catalog.errors import BusyError, CatalogError, ConfigError, DatabaseLostError
+from catalog.errors import BusyError, CatalogError, ConfigError, DatabaseLostError, redacted
 from catalog.models import REVISION
 from catalog.patience import Patience
+from catalog.printable import printable
+from catalog.redaction import is_secret_name
 
 PATIENCE = Patience(retries=4, first=1.0)
 """With a server that has answered before and refuses connections now: it may be restarting."""
@@ -89,12 +91,13 @@ def exists(engine: Engine) -> bool:
 
 
 def shown(url: URL | str) -> str:
-    """The URL fit for a message: without its password, even where it does not parse."""
-    if isinstance(url, URL):
-        hidden = {name: "***" for name in url.query if "pass" in name.lower()}
-        return url.update_query_dict(hidden).render_as_string(hide_password=True)
-    bare = re.sub(r"//[^/]*@", "//***@", url)
-    return re.sub(r"(?i)(pass\w*=)[^&]*", r"\1***", bare)
+    """The URL fit for a message: without user name and password, even where it does not parse."""
+    try:
+        bare = make_url(url).render_as_string(hide_password=True)
+    except (ArgumentError, ValueError):
+        # Up to the last @ whatever stands there, blanks too: nobody can say what it is.
+        bare = re.sub(r"(?s)^(\w[\w+.-]*:?/*)?.*@", r"\1…@", str(url))
+    return printable(redacted(bare), 1000)
 
 
 @contextmanager
@@ -287,6 +290,11 @@ def _parse(url: str) -> URL:
             f"database {shown(url)!r} is not a URL; write sqlite:///path/to/file.db or "
             "postgresql://user@host/name"
         ) from error
+    if "@" in (parsed.host or ""):
+        raise ConfigError(
+            f"database {shown(parsed)}: an '@' in a user name or a password is "
+            "written %40, a '/' %2F, a ':' %3A"
+        )
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     try:
@@ -295,6 +303,12 @@ def _parse(url: str) -> URL:
         raise _unknown(parsed) from error
     if (backend, driver) not in (("sqlite", "pysqlite"), ("postgresql", "psycopg")):
         raise _unknown(parsed)
+    secret = [name for name in parsed.query if is_secret_name(name)]
+    if backend == "sqlite" and secret:
+        raise ConfigError(f"database {shown(parsed)}: SQLite knows no {secret[0]!r}")
+    # SQLAlchemy hides a password of this name alone, where it stands before the host.
+    if isinstance(password := parsed.query.get("password"), str):
+        parsed = parsed.set(password=password).difference_update_query(["password"])
     return parsed
 
 

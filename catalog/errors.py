@@ -37,7 +37,7 @@ __all__ = [
 def fit(text: str) -> str:
     """Foreign text fit for a terminal, a log and a record: one line of visible characters, of
     bounded length, without secrets."""
-    return printable(redacted(text))
+    return printable(redacted(text[:LONGEST]))
 
 
 class CatalogError(Exception):

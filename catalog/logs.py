@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from catalog.errors import redacted
+from catalog.printable import json_escaped, printable, printable_lines
+from catalog.redaction import LONGEST, redacted
 
 FORMATS = ("text", "json")
 LEVELS = ("debug", "info", "warning", "error")
@@ -31,28 +33,51 @@ class JsonFormatter(logging.Formatter):
             "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": redacted(record.getMessage()),
+            "message": redacted(record.getMessage()[:LONGEST]),
         }
         for name, value in record.__dict__.items():
             if name not in _STANDARD and name not in document and value is not None:
-                document[name] = redacted(value) if isinstance(value, str) else value
+                document[name] = without_secrets_in(value)
         if record.exc_info and record.exc_info[0] is not None:
             document["error"] = record.exc_info[0].__name__
             document["traceback"] = redacted(self.formatException(record.exc_info))
-        return json.dumps(document, ensure_ascii=False, default=_plain)
+        return json_escaped(json.dumps(document, ensure_ascii=False, default=_plain))
 
 
 class TextFormatter(logging.Formatter):
-    """The line for people, without secrets."""
+    """One visible line for people; a traceback's lines stand below it, indented: no message can
+    look like another line of the log."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return redacted(super().format(record))
+        record.message = record.getMessage()
+        if record.name == "py.warnings":
+            # Without the line of code that Python adds.
+            record.message = record.message.strip().rpartition("\n  ")[0] or record.message.strip()
+        if self.usesTime():
+            record.asctime = self.formatTime(record, self.datefmt)
+        text = printable(redacted(self.formatMessage(record)[:LONGEST]), LONGEST)
+        if record.exc_info and record.exc_info[0] is not None:
+            trace = printable_lines(redacted(self.formatException(record.exc_info)))
+            text += "".join(f"\n  {line}" for line in trace.split("\n"))
+        return text
+
+
+def without_secrets_in(value: Any) -> Any:
+    """A JSON value with each of its strings ``redacted``; what is no JSON stays as it is."""
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, dict):
+        return {key: without_secrets_in(held) for key, held in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_secrets_in(held) for held in value]
+    return value
 
 
 def configure(
     style: str = "text", level: str = "info", *, terminal: logging.Handler | None = None
 ) -> Callable[[], None]:
-    """Sends the package's logs, and Python's warnings in JSON, to stderr.
+    """Sends the package's logs, Python's warnings, and what other libraries warn of without a
+    handler of their own, to stderr.
 
     Args:
         style: of ``FORMATS``.
@@ -60,29 +85,39 @@ def configure(
         terminal: handler for text, where stderr is a terminal that can do more.
 
     Returns:
-        What takes the capture of warnings back.
+        What takes all but the package's handler back.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
     if style == "json":
         handler.setFormatter(JsonFormatter())
     elif terminal is not None:
         terminal.setFormatter(TextFormatter("%(message)s"))
-        handler = terminal  # type: ignore[assignment]
+        handler = terminal
     else:
         handler.setFormatter(TextFormatter(LINES))
     log, warned = logging.getLogger("catalog"), logging.getLogger("py.warnings")
     log.handlers[:] = [handler]
     log.setLevel(level.upper())
-    before = warned.handlers[:]
-    if style == "json":
-        warned.handlers[:] = [handler]
-    logging.captureWarnings(style == "json")
+    before = warned.handlers[:], warned.propagate, logging.lastResort, threading.excepthook
+    warned.handlers[:], warned.propagate = [handler], False
+    logging.captureWarnings(True)
+    logging.lastResort = logging.StreamHandler(sys.stderr)
+    logging.lastResort.setLevel(logging.WARNING)
+    logging.lastResort.setFormatter(handler.formatter)
+    threading.excepthook = _log_thread
 
     def undo() -> None:
         logging.captureWarnings(False)
-        warned.handlers[:] = before
+        warned.handlers[:], warned.propagate, logging.lastResort, threading.excepthook = before
 
     return undo
+
+
+def _log_thread(failed: threading.ExceptHookArgs) -> None:
+    if failed.exc_value is not None and failed.exc_type is not SystemExit:
+        where = "a thread" if failed.thread is None else f"thread {failed.thread.name}"
+        trace = (failed.exc_type, failed.exc_value, failed.exc_traceback)
+        logging.getLogger("catalog").error("%s ended: %s", where, failed.exc_value, exc_info=trace)
 
 
 def is_json() -> bool:

@@ -22,7 +22,7 @@ import re
 from urllib.parse import unquote
 
 LONGEST = 100_000
-"""Characters of a text that are looked at; the rest is left out."""
+"""Characters of one message that are looked at, and shown, at most: for those who call this."""
 
 # Names are compared in lower case, without what is not a letter or digit.
 _PARTS = re.compile(
@@ -74,7 +74,13 @@ _BARE = re.compile(
     re.VERBOSE,
 )
 _BEARER = re.compile(r"(?i)\b(?P<scheme>bearer|basic)(?P<gap>\s{1,3})(?P<token>[\w.~+/=-]{6,})")
-_SUSPECT = re.compile(r"[@?=%;#\s\"<>\\]|eyJ|AKIA|ASIA|AIza|gh[pousr]_|:/*[^/]*:/")
+_SUSPECT = re.compile(r"[@?=%;#\s\"<>\\]|eyJ|AKIA|ASIA|AIza|gh[pousr]_")
+# One of these is in every text that has something to leave out: most have none.
+_SIGNS = (
+    "@", "%", "token", "secret", "pass", "sig", "cred", "key", "auth", "cookie", "session", "jwt",
+    "pw", "sas", "hdn", "hmac", "bearer", "basic", "code", "user", "login", "sid", "eyj", "akia",
+    "asia", "aiza", "gho_", "ghp_", "ghs_", "ghu_", "ghr_",
+)  # fmt: skip
 
 
 def is_secret_name(name: str, *, in_query: bool = False) -> bool:
@@ -91,8 +97,9 @@ def is_secret_name(name: str, *, in_query: bool = False) -> bool:
 
 def redacted(text: str) -> str:
     """``text`` with ``…`` for signatures, tokens, keys, passwords and names of users in it."""
-    if len(text) > LONGEST:
-        text = text[:LONGEST] + "…"
+    lower = text.lower()
+    if not any(sign in lower for sign in _SIGNS):
+        return text
     if "%" in text:
         text = _RUN.sub(_without_encoded, text)
     return _plainly_redacted(text)

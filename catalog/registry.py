@@ -17,6 +17,7 @@ from catalog.errors import ConfigError, NotFoundError
 from catalog.models import COLLECTIONS, CRAWLS, REPOSITORIES, SOURCES
 from catalog.portable_sql import one_of, upsert
 from catalog.recorded import CrawlCounts, KnownRepository
+from catalog.redaction import without_secrets
 from catalog.settings import Source
 
 
@@ -117,7 +118,10 @@ def register_collection(
             collections of this name, and one would withdraw the other's scenes.
     """
     statement = upsert(connection.dialect.name, COLLECTIONS).values(
-        name=name, stac_url=stac_url, dialect=dialect, registered_at=now or datetime.now(UTC)
+        name=name,
+        stac_url=None if stac_url is None else without_secrets(stac_url),
+        dialect=dialect,
+        registered_at=now or datetime.now(UTC),
     )
     new = statement.excluded
     statement = statement.on_conflict_do_update(
@@ -145,10 +149,18 @@ def begin_crawl(
     now: datetime | None = None,
 ) -> int:
     """Key of a new crawl. One statement. Not repeatable: every call is a crawl of its own."""
-    row = {"query": dict(query), "repository_id": repository_id, "watch_id": watch_id}
+    row = {"query": _without_secrets(query), "repository_id": repository_id, "watch_id": watch_id}
     done = connection.execute(insert(CRAWLS).values(**row, started_at=now or datetime.now(UTC)))
     assert done.inserted_primary_key is not None
     return int(done.inserted_primary_key[0])
+
+
+def _without_secrets(query: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of a question; the commands refuse addresses with secrets before."""
+    return {
+        key: without_secrets(value) if isinstance(value, str) else value
+        for key, value in query.items()
+    }
 
 
 def begin_rebuild(connection: Connection, what: Mapping[str, Any], repository_id: int) -> int:

@@ -1,9 +1,12 @@
 """Settings: the only reader of the environment and of ``cogcat.toml``.
 
-In order: arguments, environment (``COGCAT_DATABASE``, ``COGCAT_REPOSITORY``,
-``COGCAT_CONFIG``), ``cogcat.toml``, defaults in the working directory.
-Secrets (object-store keys) are read by the object-store clients from their own
-environment variables; none is kept here, so none can be logged or stored.
+In order: arguments, environment (``COGCAT_DATABASE``, ``COGCAT_REPOSITORY``, ``COGCAT_STAC``,
+``COGCAT_COLLECTION``, ``COGCAT_CONFIG``), ``cogcat.toml``, defaults in the working directory.
+
+Secrets are refused here, since what is set here is stored: in SQL, in the repository's config.
+Object-store clients read their keys from their own environment variables, and what a STAC API
+wants to see comes from ``COGCAT_STAC_AUTHORIZATION`` at each request (``stac_headers``). Only the
+database's URL may hold a password, which no ``repr`` and no message shows.
 """
 
 from __future__ import annotations
@@ -12,13 +15,15 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from catalog.errors import ConfigError
+from catalog.errors import ConfigError, UsageError
+from catalog.printable import printable
+from catalog.redaction import has_secrets
 
 DEFAULT_DATABASE = "sqlite:///cogcat.db"
 DEFAULT_REPOSITORY = "./cogcat-repo"
@@ -26,9 +31,37 @@ DEFAULT_CONFIG = "cogcat.toml"
 EARTH_SEARCH = "https://earth-search.aws.element84.com/v1"
 DEFAULT_COLLECTION = "sentinel-2-c1-l2a"
 PLANETARY_COMPUTER = "planetary-computer"
+CONFIG_BYTES = 1_000_000
+"""Of a configuration file: more is none."""
 OVERDUE = timedelta(hours=26)
 """Without a crawl that ended well a watch is overdue: a day's cron, and two hours to run."""
 AZURE_URL = re.compile(r"https://([a-z0-9]+)\.blob\.core\.windows\.net/([^/]+)/(.*)")
+
+
+KEYS_OF_FILES = (
+    "give the address alone: object stores take keys from the environment (AWS_ACCESS_KEY_ID, "
+    "AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN), an Azure container its tokens from `sign`"
+)
+KEYS_OF_STAC = "give the address alone, and what the API wants in COGCAT_STAC_AUTHORIZATION"
+
+
+def _check_text(value: str | None, what: str, keys: str | None) -> None:
+    """Visible characters of a bounded number and, where ``keys`` says how to give them, none that
+    are secret."""
+    if value is None:
+        return
+    if len(value) > 4096:
+        raise ConfigError(f"{what} has {len(value)} characters, and 4096 are too many")
+    if printable(value, None) != value:
+        raise ConfigError(
+            f"{what} holds characters that are not printable: {printable(value, 100)}"
+        )
+    if keys is not None and has_secrets(value):
+        raise ConfigError(f"{what} holds a user name, a password or a key: {keys}")
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:60]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +91,30 @@ class Source:
     """Who gives the tokens that sign requests: ``planetary-computer``, or nobody."""
 
     def __post_init__(self) -> None:
+        named = f"source {self.name or self.match!r}"
         for name in ("name", "match", "url"):
             if not getattr(self, name):
-                raise ConfigError(f"source {self.name or self.match!r}: {name!r} is missing")
-        if "/" in self.name:
-            raise ConfigError(f"source {self.name!r}: a name has no '/'")
+                raise ConfigError(f"{named}: {name!r} is missing")
+        for name in ("name", "match", "url", "region", "endpoint"):
+            _check_text(getattr(self, name), f"{named}: {name!r}", KEYS_OF_FILES)
+        if len(self.name) > 255 or re.search(r"[/?#@%\s]", self.name):
+            raise ConfigError(
+                f"{named}: a name has no blank, '/', '?', '#', '@' or '%', and 255 characters"
+            )
         for name in ("match", "url"):
             value = getattr(self, name)
             if not value.endswith("/"):
                 object.__setattr__(self, name, value + "/")
+            if "?" in value or "#" in value:
+                raise ConfigError(
+                    f"{named}: {name!r} is an address that names of files follow: no '?' or '#'"
+                )
+            try:
+                urlsplit(value)
+            except ValueError as error:
+                raise ConfigError(f"{named}: {name!r} is no address: {error}") from None
+        if self.endpoint is not None and urlsplit(self.endpoint).scheme not in ("http", "https"):
+            raise ConfigError(f"{named}: 'endpoint' must start with https:// or http://")
         if urlsplit(self.url).scheme not in ("s3", "http", "https", "file"):
             raise ConfigError(
                 f"source {self.name!r}: url {self.url!r} must start with s3://, https://, http:// "
@@ -133,8 +181,9 @@ BUILT_IN_SOURCES: tuple[Source, ...] = (
 class Settings:
     """What every command and ``catalog.connect`` start from."""
 
-    database: str = DEFAULT_DATABASE
-    """SQLAlchemy URL."""
+    database: str = field(default=DEFAULT_DATABASE, repr=False)
+    """SQLAlchemy URL; it may hold a password, so ``repr`` leaves it out. A pickle has it, unless
+    ``COGCAT_DATABASE`` named it: then that is asked for again where it is unpickled."""
     repository: str = DEFAULT_REPOSITORY
     """Path or ``s3://bucket/prefix``."""
     sources: tuple[Source, ...] = BUILT_IN_SOURCES
@@ -142,6 +191,35 @@ class Settings:
     of the same name or url."""
     repository_options: Mapping[str, str] = field(default_factory=dict)
     """``region``, ``endpoint`` and ``anonymous`` of an S3 repository, from ``[repository]``."""
+    stac: str = EARTH_SEARCH
+    """STAC API that crawls and new watches ask where they name none."""
+    collection: str = DEFAULT_COLLECTION
+    """Collection that crawls of an API and new watches ask for where they name none."""
+
+    def __post_init__(self) -> None:
+        location = self.repository
+        _check_text(location, "the repository", KEYS_OF_FILES if ":/" in location else None)
+        _check_text(self.repository_options.get("endpoint"), "the repository's 'endpoint'",
+                    KEYS_OF_FILES)  # fmt: skip
+        _check_text(self.database, "the database's URL", None)
+        _check_text(self.collection, "the collection", None)
+        check_stac(self.stac)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = {name.name: getattr(self, name.name) for name in fields(self)}
+        if self.database == os.environ.get("COGCAT_DATABASE") and has_secrets(self.database):
+            values["database"] = None
+        return _unpickled, (values,)
+
+
+def _unpickled(values: dict[str, Any]) -> Settings:
+    """A password that was the environment's is taken from the environment here, too."""
+    if values["database"] is None and not os.environ.get("COGCAT_DATABASE"):
+        raise ConfigError(
+            "the database was named by COGCAT_DATABASE where this catalog was pickled, and its "
+            "password is in no pickle: set COGCAT_DATABASE here, too"
+        )
+    return Settings(**values | {"database": values["database"] or os.environ["COGCAT_DATABASE"]})
 
 
 def load_settings(
@@ -153,43 +231,102 @@ def load_settings(
     """Settings from arguments, environment, file and defaults, in that order.
 
     Raises:
-        ConfigError: the file does not exist though it was named, is not TOML,
-            or has a key or value that is not known.
+        ConfigError: the file does not exist though it was named, is not TOML, or has a key or
+            value that is not known; or a value holds a secret, or characters that nobody sees.
     """
     named = config or os.environ.get("COGCAT_CONFIG")
     path = Path(named or DEFAULT_CONFIG)
     document: dict[str, Any] = {}
     if named or path.exists():
         document = _read(path)
-    unknown = set(document) - {"database", "repository", "sources"}
-    if unknown:
+    if unknown := set(document) - {"database", "repository", "sources", "stac", "collection"}:
         raise ConfigError(f"{path}: unknown key {sorted(unknown)[0]!r}")
     repository_table = document.get("repository", {})
     if not isinstance(repository_table, dict):
         repository_table = {"location": repository_table}
-    for key, value in (
-        ("database", document.get("database", "")),
-        ("repository", repository_table.get("location", "")),
-    ):
-        if not isinstance(value, str):
-            raise ConfigError(f"{path}: {key} is {value!r}, not text")
-    in_file = repository_table.get("location")
-    options = _s3_options_of_environment() | repository_table
-    options.pop("location", None)
-    if extra := set(options) - {"region", "endpoint", "anonymous"}:
-        raise ConfigError(f"{path}: unknown key {sorted(extra)[0]!r} in [repository]")
+    said = {
+        "database": (database, document.get("database"), DEFAULT_DATABASE),
+        "repository": (repository, repository_table.get("location"), DEFAULT_REPOSITORY),
+        "stac": (None, document.get("stac"), EARTH_SEARCH),
+        "collection": (None, document.get("collection"), DEFAULT_COLLECTION),
+    }
+    chosen: dict[str, Any] = {}
+    for key, (argument, in_file, default) in said.items():
+        if in_file is not None and not isinstance(in_file, str):
+            raise ConfigError(f"{path}: {key} is {_shown(in_file)}, not text")
+        variable = f"COGCAT_{key.upper()}"
+        chosen[key] = argument or os.environ.get(variable) or in_file or default
+        where = variable if os.environ.get(variable) else f"{path}: {key}"
+        _check_text(None if argument else chosen[key], where, None)
+        if not argument and key == "stac" and has_secrets(chosen[key]):
+            raise ConfigError(f"{where} holds a user name, a password or a key: {KEYS_OF_STAC}")
     return Settings(
-        database=database
-        or os.environ.get("COGCAT_DATABASE")
-        or document.get("database")
-        or DEFAULT_DATABASE,
-        repository=repository
-        or os.environ.get("COGCAT_REPOSITORY")
-        or in_file
-        or DEFAULT_REPOSITORY,
+        **chosen,
         sources=_with_built_in(_sources(document.get("sources", []), path)),
-        repository_options={key: str(value) for key, value in options.items()},
+        repository_options=_repository_options(repository_table, path),
     )
+
+
+def check_stac(url: str) -> None:
+    """No secret is in the address of a STAC API: it is stored with crawls, watches, collections.
+
+    Raises:
+        UsageError: one is; the message does not show it.
+    """
+    if has_secrets(url):
+        raise UsageError(f"the STAC address holds a user name, a password or a key: {KEYS_OF_STAC}")
+
+
+def stac_headers(url: str, settings: Settings | None = None) -> dict[str, str]:
+    """The header that the API at ``url`` wants to see, from the environment; most want none.
+
+    ``COGCAT_STAC_AUTHORIZATION_{HOST}`` (capitals, ``_`` for what is no letter or digit) is that of
+    one host. ``COGCAT_STAC_AUTHORIZATION`` is that of ``settings.stac``'s, or of any where
+    no settings are given. The value is that of ``Authorization``, such as ``Bearer …``, or a
+    header of another name with its own, such as ``X-Api-Key: …``. It goes over https, or to this
+    machine; where an answer leads to another host, it is not for that one.
+
+    Raises:
+        ConfigError: the value is no header, or would be sent in the clear.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    variable = "COGCAT_STAC_AUTHORIZATION"
+    own = f"{variable}_{re.sub('[^A-Z0-9]', '_', host.upper())}"
+    if os.environ.get(own):
+        variable = own
+    elif settings is not None and (urlsplit(settings.stac).hostname or "") != host:
+        return {}
+    value = os.environ.get(variable, "").strip()
+    if not value:
+        return {}
+    if not value.isascii() or not value.isprintable():
+        raise ConfigError(f"{variable} is no header's value: it holds a line break, or no ASCII")
+    if parts.scheme != "https" and host not in ("localhost", "127.0.0.1", "::1"):
+        raise ConfigError(
+            f"{variable} is not sent in the clear: give the https:// address of {host}"
+        )
+    name, colon, rest = value.partition(": ")
+    if colon and re.fullmatch(r"[A-Za-z0-9-]+", name):
+        return {name: rest.strip()}
+    return {"Authorization": value}
+
+
+def _repository_options(table: Mapping[str, Any], path: Path) -> dict[str, str]:
+    for key, value in table.items():
+        if key not in ("location", "region", "endpoint", "anonymous"):
+            raise ConfigError(f"{path}: unknown key {key!r} in [repository]")
+        where = f"{path}: {key!r} in [repository]"
+        if key == "anonymous":
+            if not isinstance(value, bool) and str(value).lower() not in ("true", "false"):
+                raise ConfigError(f"{where} is {_shown(value)}, not true or false")
+        elif not isinstance(value, str):
+            raise ConfigError(f"{where} is {_shown(value)}, not text")
+        else:
+            _check_text(value, where, KEYS_OF_FILES if key == "endpoint" else None)
+    options = _s3_options_of_environment() | dict(table)
+    options.pop("location", None)
+    return {key: str(value) for key, value in options.items()}
 
 
 def _s3_options_of_environment() -> dict[str, str]:
@@ -204,12 +341,19 @@ def _s3_options_of_environment() -> dict[str, str]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        # A device or a pipe has no end.
+        with path.open("rb") as stream:
+            text = stream.read(CONFIG_BYTES + 1)
+        if len(text) > CONFIG_BYTES:
+            raise ConfigError(f"{path}: more than {CONFIG_BYTES} bytes are no configuration")
+        return tomllib.loads(text.decode("utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file") from None
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ConfigError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
 
 
@@ -227,16 +371,35 @@ def _sources(tables: Any, path: Path) -> list[Source]:
             switch = known[key].type == "bool"
             if not isinstance(value, bool if switch else str):
                 kind = "true or false" if switch else "text"
-                raise ConfigError(f"{path}: {key!r} in [[sources]] {number} is not {kind}")
+                raise ConfigError(
+                    f"{path}: {key!r} in [[sources]] {number} is {_shown(value)}, not {kind}"
+                )
         # A name stands in every reference, so it must not depend on the order of the tables.
         plain = re.sub(r"[^A-Za-z0-9.]+", "-", str(table["match"]).partition("://")[2]).strip("-")
-        sources.append(Source(**{"name": plain or f"source-{number}", **table}))
-    for key in ("name", "url"):
-        values = [getattr(source, key) for source in sources]
-        for value in values:
-            if values.count(value) > 1:
-                raise ConfigError(f"{path}: two [[sources]] have the {key} {value!r}")
+        try:
+            sources.append(Source(**{"name": plain[:255] or f"source-{number}", **table}))
+        except ConfigError as error:
+            raise ConfigError(f"{path}: [[sources]] {number}: {error}") from error
+    for number, source in enumerate(sources):
+        for earlier, other in enumerate(sources[:number], 1):
+            _check_beside(f"{path}: [[sources]] {number + 1}", source, earlier, other)
     return sources
+
+
+def _check_beside(where: str, source: Source, earlier: int, other: Source) -> None:
+    """Two sources differ in what a reference and a container are known by, and both are used."""
+    if source.name == other.name:
+        raise ConfigError(f"{where}: [[sources]] {earlier} has the name {source.name!r}, too")
+    if source.container_url == other.container_url:
+        raise ConfigError(
+            f"{where}: [[sources]] {earlier} has the url {source.url!r}, too, and icechunk keeps "
+            "one container for each: where one server has two archives, give each url its own path"
+        )
+    if source.match.startswith(other.match):
+        raise ConfigError(
+            f"{where} is never used: what starts with its match {source.match!r} goes to "
+            f"[[sources]] {earlier}, {other.match!r}, first: put it before that one"
+        )
 
 
 def _with_built_in(sources: Sequence[Source]) -> tuple[Source, ...]:

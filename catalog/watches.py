@@ -13,6 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from catalog.errors import NotFoundError, UsageError
 from catalog.models import CRAWLS, WATCHES
+from catalog.settings import check_stac
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
@@ -38,8 +39,10 @@ def save_watch(connection: Connection, name: str, query: Mapping[str, Any]) -> N
     """Adds a watch, or gives the one of that name another query and no watermark.
 
     Raises:
-        UsageError: the name has other characters than letters, digits, dot, dash and underscore.
+        UsageError: the name has other characters than letters, digits, dot, dash and underscore,
+            or the query's API a secret in its address.
     """
+    check_stac(str(query.get("stac") or ""))
     if not NAME.fullmatch(name):
         raise UsageError(
             f"malformed watch name {name!r}: write letters, digits, '.', '-' and '_', at most 64"

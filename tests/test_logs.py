@@ -100,12 +100,18 @@ def test_an_unexpected_error_has_its_traceback_in_a_field(
     monkeypatch.setattr("catalog.lookup.Catalog.search", broken)
     done = local_stack.cli("--log-format", "json", "search")
     (line,) = lines(done)
-    assert done.exit_code == 1
+    assert done.exit_code == 70
     assert (line["level"], line["error"]) == ("critical", "ZeroDivisionError")
     assert "in broken" in line["traceback"]
     assert "c2VjcmV0" not in done.stderr
     text = local_stack.cli("search")
-    assert isinstance(text.exception, ZeroDivisionError)
+    assert text.exit_code == 70
+    assert text.stderr.startswith("cogcat: unexpected ZeroDivisionError: at https://host/a?sig=…")
+    assert "`--log-level debug`" in text.stderr
+    assert "Traceback" not in text.stderr
+    told = local_stack.cli("--log-level", "debug", "search")
+    assert "in broken" in told.stderr
+    assert "c2VjcmV0" not in text.stderr + told.stderr
 
 
 def test_warnings_are_lines_too(capsys: pytest.CaptureFixture[str]) -> None:

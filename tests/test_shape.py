@@ -207,6 +207,16 @@ def test_only_the_command_line_prints(name: str) -> None:
             assert called not in ("print", "click.echo", "sys.stdout.write"), f"{name}: {called}"
 
 
+@pytest.mark.parametrize("name", sorted(name for name in MODULES if name.startswith("cli")))
+def test_what_is_printed_is_made_printable(name: str) -> None:
+    """``cli_options.say`` and its like are the one way out; bytes, and JSON of ``json_line``."""
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Call) and name not in ("cli_options", "cli_export"):
+            called = ast.unparse(node.func)
+            assert called not in ("print", "click.echo", "click.secho", "err.print"), name
+            assert called != "json.dumps", name
+
+
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_only_settings_reads_the_environment(name: str) -> None:
     if name == "settings":
