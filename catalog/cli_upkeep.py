@@ -31,12 +31,15 @@ from catalog.settings import check_stac, load_settings
     help="First take the right to write from a dead crawl, which `status` names.",
 )
 @click.option("--yes", is_flag=True, help="With --break-lease: from a running process too.")
+@click.option("--reset", metavar="BRANCH", multiple=True,
+              help="Set a branch back to its recorded head, whoever moved it.")  # fmt: skip
 @wait_option
 @settings_options
 @json_option
 def repair(
     breaks: bool,
     yes: bool,
+    reset: tuple[str, ...],
     wait: float | None,
     database: str | None,
     repository: str | None,
@@ -53,7 +56,7 @@ def repair(
     broken = break_lease(settings, though_alive=yes) if breaks else None
     if breaks and not as_json:
         say(f"the lease was broken of {broken}" if broken else "no lease to break")
-    done = mend(settings, wait=patience(wait))
+    done = mend(settings, wait=patience(wait), reset=reset)
     if as_json:
         print_json(asdict(done) | ({"broken_lease": plain(broken)} if breaks else {}))
     elif not done.commits:

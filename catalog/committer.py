@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, Engine
 
 from catalog import heads, records
 from catalog.cube import SceneReferences
 from catalog.cube_writer import Placement, Written, withdraw_batch, write_batch
-from catalog.database import write_transaction, write_twice
-from catalog.errors import BusyError
+from catalog.database import read_transaction, write_transaction, write_twice
+from catalog.errors import BusyError, SceneError
 from catalog.header import Header
 from catalog.known import same_acquisitions
 from catalog.lease import Lease
@@ -56,6 +56,8 @@ class Committer:
     crawl_id: int
     lease: Lease
     report: Report
+    _met: set[str] = field(default_factory=set)
+    """Branches that are known to be ours."""
 
     def record_same(
         self, same: Sequence[Ready], states: Mapping[tuple[str, str], IndexedState]
@@ -77,12 +79,14 @@ class Committer:
         """Scenes of one tile (``key`` is its collection and name): one commit, one transaction.
 
         Raises:
+            SceneError: another's branch is where the tile's would be.
             StoreError: the repository refused the commit.
             BusyError: the lease is lost, or another crawl commits to the branch.
         """
         collection, tile = key
         branch = f"{collection}/{tile}"
         self.lease.check()
+        self._check_branch(branch, batch[0].scene.id)
         written = write_batch(
             self.repository,
             branch,
@@ -140,6 +144,24 @@ class Committer:
         self.report.commits += 1
         self.report.withdrawn += len(ids)
         self._log("%s: %d scenes withdrawn, snapshot %s", written, len(ids))
+
+    def _check_branch(self, branch: str, scene: str) -> None:
+        """A branch that is not recorded is begun by us, or by a crawl that died before its first
+        commit: nothing is written on top of what others have there."""
+        if branch in self._met:
+            return
+        with read_transaction(self.engine) as connection:
+            recorded = heads.recorded_heads(connection, self.repository_id)
+        self._met.update(recorded)
+        if branch not in self._met:
+            head = self.repository.head(branch)
+            if head is not None and head != self.repository.first_snapshot():
+                raise SceneError(
+                    f"its place, branch {branch} of {self.repository.location}, holds commits that "
+                    "are not cogcat's: rename or delete that branch",
+                    scene=scene,
+                )
+            self._met.add(branch)
 
     def _log(self, text: str, written: Written, scenes: int) -> None:
         extra = {

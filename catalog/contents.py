@@ -17,9 +17,15 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from catalog.cube import Grid, canonical
-from catalog.cube_writer import Cube, Placement, read_cubes, relative_to_containers
-from catalog.errors import StoreError, first_line
+from catalog.cube_writer import (
+    Cube,
+    Placement,
+    one_location,
+    read_cubes,
+    relative_to_containers,
+)
 from catalog.repository import Repository, steps_references
+from catalog.storage import store_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +92,8 @@ def read_scenes(
                 found |= await _read_cube(repository, store, cube, steps)
         return found
 
-    try:
+    with store_errors(repository.location):
         return sync(read())
-    except icechunk.IcechunkError as error:
-        raise StoreError(f"{repository.location}: {first_line(error)}") from error
 
 
 def is_unchanged(store: icechunk.IcechunkStore, file: StoredFile) -> bool:
@@ -117,8 +121,7 @@ async def _read_cube(
         for number, index in enumerate(indexes):
             if not lengths[number].any():
                 continue
-            # One array of a scene comes from one file.
-            location = relative(str(next(url for url in urls[number].flat if url)))
+            location = relative(one_location(urls[number], lengths[number]))
             text = canonical(path, location, offsets[number], lengths[number])
             digests[index].update(text)
             sizes = np.where(lengths[number] > 0, lengths[number], np.iinfo(np.uint64).max)

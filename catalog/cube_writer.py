@@ -38,15 +38,19 @@ from catalog.cube import (
     spec_of_document,
     variant_root,
 )
-from catalog.errors import StoreError
-from catalog.patience import Patience
-from catalog.repository import Repository, get_document, put_bytes, step_references
-from catalog.storage import is_remote, store_errors
+from catalog.errors import StoreError, first_line
+from catalog.repository import (
+    LONGEST_NAME,
+    NO_FILE,
+    Repository,
+    get_document,
+    put_bytes,
+    step_references,
+)
+from catalog.storage import PATIENCE, is_remote, store_errors
 
 _Change = Callable[[icechunk.IcechunkStore], Coroutine[Any, Any, dict[str, "Placement"]]]
 
-PATIENCE = Patience(retries=3, first=1.0)
-"""With an object store that breaks off half way."""
 TRIES = 5
 """Of a commit that another writer of the same branch got in before."""
 
@@ -88,6 +92,16 @@ class Cube:
 
     def key(self, path: str) -> str:
         return f"{self.root}/{path}" if self.root else path
+
+    @property
+    def bands(self) -> dict[str, list[str]]:
+        """The bands of each group, sorted."""
+        return {
+            name: [spec.band for spec in specs]
+            for name, specs in groupby(
+                sorted(self.specs.values(), key=lambda spec: spec.path), lambda spec: spec.group
+            )
+        }
 
 
 def write_batch(
@@ -212,12 +226,20 @@ def stored_refs_digest(
             urls, offsets, lengths = await step_references(
                 store, cube.key(path), spec.chunk_grid, placement.time_index
             )
-            # One array of a scene comes from one file.
-            location = next((str(url) for url in urls.flat if url), "")
-            found.append((path, relative(location), offsets, lengths))
+            found.append((path, relative(one_location(urls, lengths)), offsets, lengths))
         return refs_digest(found)
 
-    return sync(read())
+    with store_errors(repository.location):
+        return sync(read())
+
+
+def one_location(urls: NDArray[Any], lengths: NDArray[np.uint64]) -> str:
+    """The URL of the file that one array of a scene comes from; empty where it has no reference.
+    Where its chunks name several, which our writer does not do, it is no URL."""
+    named = sorted({str(url) or NO_FILE for url in urls[lengths > 0].flat})
+    if len(named) < 2:
+        return named[0] if named else ""
+    return " and ".join(["several files:", *named[:2]])[:500]
 
 
 def relative_to_containers(repository: Repository) -> Callable[[str], str]:
@@ -297,14 +319,14 @@ async def _fill(
             await _clear(store, cubes[old.root], old.time_index, but=whole)
         if old is not None and old.root == cube.root:
             index = old.time_index
-            cube.times[index], cube.offsets[index] = _seconds(scene.time), scene.boa_offset
+            cube.times[index], cube.offsets[index] = seconds(scene.time), scene.boa_offset
         else:
             if old is not None:
                 cubes[old.root].ids[old.time_index] = ""
                 cubes[old.root].resized = True
             index = len(cube.ids)
             cube.ids.append(scene.id)
-            cube.times.append(_seconds(scene.time))
+            cube.times.append(seconds(scene.time))
             cube.offsets.append(scene.boa_offset)
         cube.resized = True
         placements[scene.id] = Placement(cube.root, index)
@@ -336,12 +358,30 @@ def _cube_for(scene: SceneReferences, cubes: dict[str, Cube]) -> Cube:
 
 
 async def read_cubes(store: icechunk.IcechunkStore) -> dict[str, Cube]:
-    """Every cube of a branch by root, the main one (root ``""``) first; it may be empty."""
-    document = await get_document(store, "zarr.json")
-    roots = [""]
-    if document is not None:
-        roots += document["attributes"].get("cogcat", {}).get("variants", [])
-    return {root: await _read_cube(store, root) for root in roots}
+    """Every cube of a branch by root, the main one (root ``""``) first; it may be empty.
+
+    Raises:
+        StoreError: the snapshot's documents are not such as cogcat writes.
+    """
+    try:
+        document = await get_document(store, "zarr.json")
+        roots = [""]
+        if document is not None:
+            roots += document["attributes"].get("cogcat", {}).get("variants", [])
+        return {root: await _read_cube(store, root) for root in roots}
+    except MALFORMED as error:
+        raise StoreError(
+            f"snapshot {store.session.snapshot_id} holds what cogcat has not written: "
+            f"{type(error).__name__}: {first_line(error)}"
+        ) from error
+
+
+MALFORMED = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError,
+    ValueError,
+)  # fmt: skip
+"""What taking apart a document or a chunk raises that another has written: numcodecs' errors are
+``RuntimeError`` and ``ValueError``, those of JSON and of text too."""
 
 
 async def _read_cube(store: icechunk.IcechunkStore, root: str) -> Cube:
@@ -370,23 +410,26 @@ async def _read_cube(store: icechunk.IcechunkStore, root: str) -> Cube:
         cube.grids[name] = grid
         cube.specs |= {spec.path: spec for spec in specs}
     first = next(iter(bands))
-    cube.ids = list(await _read_steps(store, cube, first, "scene"))
-    cube.times = [int(value) for value in await _read_steps(store, cube, first, "time")]
-    cube.offsets = [int(value) for value in await _read_steps(store, cube, first, "boa_offset")]
+    cube.ids = list(await read_steps(store, cube, first, "scene"))
+    cube.times = [int(value) for value in await read_steps(store, cube, first, "time")]
+    cube.offsets = [int(value) for value in await read_steps(store, cube, first, "boa_offset")]
     return cube
 
 
-async def _read_steps(
+async def read_steps(
     store: icechunk.IcechunkStore, cube: Cube, group: str, name: str
 ) -> Iterable[Any]:
     document = await get_document(store, cube.key(f"{group}/{name}/zarr.json"))
     assert document is not None, name
     steps = document["shape"][0]
     values: list[Any] = []
+    # No chunk of ours is longer, whatever it says of itself.
+    size = {"time": 8, "boa_offset": 2}.get(name, 4 + LONGEST_NAME)
+    room = TIME_CHUNK * size + (4 if name == "scene" else 0)
     for number in range(-(-steps // TIME_CHUNK)):
         chunk = await store.get(cube.key(f"{group}/{name}/c/{number}"), default_buffer_prototype())
         assert chunk is not None, name
-        raw = Zstd().decode(chunk.to_bytes())
+        raw = Zstd().decode(chunk.to_bytes(), out=np.zeros(room, "u1"))
         if name == "scene":
             values.extend(VLenUTF8().decode(raw))
         else:
@@ -402,13 +445,7 @@ async def _put_metadata(
     for cube in cubes.values():
         if not cube.resized:
             continue
-        bands = {
-            name: [spec.band for spec in specs]
-            for name, specs in groupby(
-                sorted(cube.specs.values(), key=lambda spec: spec.path), lambda spec: spec.group
-            )
-        }
-        document = root_document(collection, tile, cube.grids, bands)
+        document = root_document(collection, tile, cube.grids, cube.bands)
         puts[cube.key("zarr.json")] = json.dumps(document).encode()
         steps = len(cube.ids)
         chunks = _step_chunks(cube)
@@ -491,5 +528,6 @@ async def _clear(
             await store.delete(f"{cube.key(path)}/c/{index}/{'/'.join(map(str, at))}")
 
 
-def _seconds(time: datetime) -> int:
+def seconds(time: datetime) -> int:
+    """As the ``time`` coordinate has it."""
     return int(time.timestamp() // 1)

@@ -37,6 +37,22 @@ def branch_heads(connection: Connection, repository_id: int) -> dict[str, Branch
     return heads
 
 
+def recorded_heads(connection: Connection, repository_id: int) -> dict[str, tuple[str, bool]]:
+    """Branch name → its recorded head, and whether that is one of the branch's recorded commits.
+    One statement."""
+    branch = BRANCHES.c
+    statement = (
+        select(branch.name, branch.head_snapshot, SNAPSHOTS.c.id)
+        .join(
+            SNAPSHOTS,
+            (SNAPSHOTS.c.id == branch.head_snapshot) & (SNAPSHOTS.c.branch_id == branch.id),
+            isouter=True,
+        )
+        .where(branch.repository_id == repository_id)
+    )
+    return {name: (head, own is not None) for name, head, own in connection.execute(statement)}
+
+
 def tile_branches(connection: Connection, repository_id: int, tile: str) -> dict[str, str]:
     """Branch name → recorded head snapshot, for every collection that has the tile."""
     branch = BRANCHES.c

@@ -39,7 +39,7 @@ from catalog.itemless import BOA_EVIDENCE, NO_ITEM, itemless_scene
 from catalog.known import wanted_scenes
 from catalog.lease import Lease
 from catalog.recorded import AssetRecord, CrawlCounts, IndexedScene
-from catalog.recovery import Behind, file_record, unrecorded
+from catalog.recovery import Behind, file_record, mend_head, unrecorded
 from catalog.remote_file import NO_SUCH_KEY
 from catalog.repository import Repository, Snapshot
 from catalog.scene import Asset, Scene
@@ -77,6 +77,8 @@ class Rebuilt:
     """That their store did not give, without saying that they are gone."""
     lost: int = 0
     """Scenes that a commit names and its snapshot does not hold."""
+    foreign: int = 0
+    """Commits that are not cogcat's, and those on top of them: they are not recorded."""
     requests: int = 0
     """GET requests to files."""
     seconds: float = 0.0
@@ -84,7 +86,9 @@ class Rebuilt:
     @property
     def damaged(self) -> bool:
         """Something is not as it was: a file, or a scene."""
-        return bool(self.files_gone or self.files_changed or self.files_unread or self.lost)
+        return bool(
+            self.files_gone or self.files_changed or self.files_unread or self.lost or self.foreign
+        )
 
 
 class Rebuild:
@@ -148,7 +152,11 @@ class Rebuild:
         outcome = "failed"
         try:
             for one in behind:
-                await self._branch(one)
+                mend_head(self._engine, self._repository_id, one)
+                if one.history:
+                    await self._branch(one)
+                if one.foreign is not None:
+                    self._leave(one, one.foreign.snapshot_id, one.foreign.reason, one.foreign.after)
             outcome = "done"
         finally:
             done = self.rebuilt
@@ -177,6 +185,8 @@ class Rebuild:
                 if strange := [snapshot for snapshot, _ in recorded if snapshot not in there]:
                     raise StoreError(f"the repository has no snapshot {strange[0]}")
         except StoreError as error:
+            if error.__cause__ is not None:
+                raise  # the repository failed, whatever it records
             raise ConfigError(
                 f"the database records another history of {self._repository.location}: {error}; "
                 "rebuild into an empty database"
@@ -215,7 +225,19 @@ class Rebuild:
                     "%s: commit %s names %s and does not hold it",
                     behind.branch, snapshot.id, ", ".join(sorted(lost)),
                 )  # fmt: skip
+            if strange := [one for one in (*current.values(), *earlier.values()) if _lies(one)]:
+                left = behind.foreign.after + 1 if behind.foreign else 0
+                reason = f"it refers to no file for {strange[0].id!a}"
+                self._leave(behind, snapshot.id, reason, len(history) - number - 1 + left)
+                return
             await self._record(behind, snapshot, store, current, earlier, scenes, epsg)
+
+    def _leave(self, behind: Behind, snapshot: str, reason: str, after: int) -> None:
+        self.rebuilt.foreign += 1 + after
+        log.warning(
+            "%s: commit %s is not of cogcat's making: %s; it is not recorded, nor are the %d after "
+            "it", behind.branch, snapshot, reason, after,
+        )  # fmt: skip
 
     async def _stored(
         self, store: icechunk.IcechunkStore, ids: Collection[str]
@@ -358,6 +380,11 @@ class Rebuild:
             self.rebuilt.files_gone += gone
             self.rebuilt.files_changed += not (unread or gone)
             log.warning("%s %s", stored.id, fault)
+
+
+def _lies(stored: StoredScene) -> bool:
+    """Whether a scene refers to what is no file, or to several in place of one."""
+    return any(not file.location.startswith("vcc://") for file in stored.files.values())
 
 
 def _agrees(scene: Scene, stored: StoredScene) -> bool:

@@ -160,6 +160,17 @@ def record_indexed(
     return True
 
 
+def move_head(
+    connection: Connection, repository_id: int, branch: str, snapshot_id: str, moment: datetime
+) -> None:
+    """Set the recorded head of a branch to a commit that is recorded. One statement."""
+    connection.execute(
+        update(BRANCHES)
+        .where(BRANCHES.c.repository_id == repository_id, BRANCHES.c.name == branch)
+        .values(head_snapshot=snapshot_id, updated_at=moment)
+    )
+
+
 def record_updated(
     connection: Connection,
     repository_id: int,

@@ -168,6 +168,13 @@ def begin_rebuild(connection: Connection, what: Mapping[str, Any], repository_id
     return begin_crawl(connection, {"rebuild": dict(what)}, repository_id=repository_id)
 
 
+def crawl_starts(connection: Connection, repository_id: int) -> dict[int, datetime]:
+    """When each crawl of a repository began, by its key. One statement."""
+    crawl = CRAWLS.c
+    statement = select(crawl.id, crawl.started_at).where(crawl.repository_id == repository_id)
+    return {row.id: row.started_at for row in connection.execute(statement)}
+
+
 def is_half_rebuilt(connection: Connection, repository_id: int) -> bool:
     """Whether the last rebuild of the repository's records did not come to its end."""
     crawl = CRAWLS.c

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import pickle
+import shlex
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +38,7 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
 
 from catalog.cube import main_document
-from catalog.errors import ConfigError, NotFoundError, StoreError, first_line
+from catalog.errors import ConfigError, NotFoundError, StoreError
 from catalog.settings import BUILT_IN_SOURCES, Source
 from catalog.signing import token
 from catalog.storage import (
@@ -45,6 +46,7 @@ from catalog.storage import (
     absolute,
     is_remote,
     open_storage,
+    patiently,
     probe_conditional_writes,
     request_settings,
     storage_errors,
@@ -63,6 +65,10 @@ NEVER = 65_535
 ``MANIFEST_STEPS`` steps have (3 872 at 10 m). It made commits up to twice as slow, to save a
 fortieth of a manifest: the manifest is compressed whole in any case."""
 
+MOST_NAMES = 100_000
+"""Scenes that one commit can name; a crawl's batch has ``crawl.BATCH``."""
+LONGEST_NAME = 1_024
+"""Bytes of a scene's id that is found in a repository; later ones have 255 at most."""
 UNPICKLED = 64
 """Stores that came from other processes, kept open in this one."""
 
@@ -144,6 +150,12 @@ class Snapshot:
     """Item ids it wrote."""
     withdrawn: tuple[str, ...]
     """Item ids it took out."""
+    crawl: str = ""
+    """That made it."""
+    moved: tuple[str, ...] = ()
+    """Those of ``withdrawn`` that are written to another branch next."""
+    fault: str | None = None
+    """Why its metadata is not of a commit of cogcat's; it then names nothing."""
 
 
 class Repository:
@@ -201,7 +213,12 @@ class Repository:
             # One round to the storage: what it remembers comes with it, and opening it once more,
             # with what is known then, asks nothing.
             try:
-                found = icechunk.Repository.open(storage, config=_config({}, forgetful=forgetful))
+                found = patiently(
+                    location,
+                    lambda: icechunk.Repository.open(
+                        storage, config=_config({}, forgetful=forgetful)
+                    ),
+                )
             except icechunk.RepositoryNotFoundError:
                 raise ConfigError(f"no repository at {location}: run `cogcat init`") from None
             containers = dict(found.config.virtual_chunk_containers or {})
@@ -209,9 +226,12 @@ class Repository:
             for source in sources:
                 if source.name in names and source not in BUILT_IN_SOURCES:
                     containers = _pointed(containers, source, location)
-            repository = found.reopen(
-                config=_config(containers, forgetful=forgetful),
-                authorize_virtual_chunk_access=_credentials(containers, sources),
+            repository = patiently(
+                location,
+                lambda: found.reopen(
+                    config=_config(containers, forgetful=forgetful),
+                    authorize_virtual_chunk_access=_credentials(containers, sources),
+                ),
             )
         return cls(location, repository)
 
@@ -232,19 +252,32 @@ class Repository:
         options = options or {}
         storage = open_storage(location, options)
         with storage_errors(location):
-            exists = icechunk.Repository.exists(storage, request_settings())
+            exists = patiently(
+                location, lambda: icechunk.Repository.exists(storage, request_settings())
+            )
             if not exists:
                 probe_conditional_writes(location, options)
-            saved = icechunk.Repository.fetch_config(storage) if exists else None
+            saved = (
+                patiently(location, lambda: icechunk.Repository.fetch_config(storage))
+                if exists
+                else None
+            )
             containers = dict((saved.virtual_chunk_containers or {}) if saved else {})
             before = containers
             for source in sources:
                 containers = _pointed(containers, source, location)
-            make = icechunk.Repository.open if exists else icechunk.Repository.create
-            repository = make(
-                storage,
-                config=_config(containers),
-                authorize_virtual_chunk_access=_credentials(containers, sources),
+            config, access = _config(containers), _credentials(containers, sources)
+            repository = (
+                patiently(
+                    location,
+                    lambda: icechunk.Repository.open(
+                        storage, config=config, authorize_virtual_chunk_access=access
+                    ),
+                )
+                if exists
+                else icechunk.Repository.create(
+                    storage, config=config, authorize_virtual_chunk_access=access
+                )
             )
             made = cls(location, repository)
             made._introduce()
@@ -270,9 +303,11 @@ class Repository:
         return self.id
 
     def _main_document(self) -> dict[str, Any] | None:
+        def read() -> dict[str, Any] | None:
+            return read_document(self.icechunk.readonly_session(branch="main").store, "zarr.json")
+
         with storage_errors(self.location):
-            store = self.icechunk.readonly_session(branch="main").store
-            return read_document(store, "zarr.json")
+            return patiently(self.location, read)
 
     @property
     def containers(self) -> dict[str, str]:
@@ -282,19 +317,22 @@ class Repository:
 
     def branches(self) -> set[str]:
         with store_errors(self.location):
-            return self.icechunk.list_branches() - {"main"}
+            return patiently(self.location, self.icechunk.list_branches) - {"main"}
 
     def head(self, branch: str) -> str | None:
         """The branch's head snapshot id, or None where there is no such branch."""
         with store_errors(f"branch {branch} of {self.location}"):
             try:
-                return self.icechunk.lookup_branch(branch)
+                return patiently(self.location, lambda: self.icechunk.lookup_branch(branch))
             except icechunk.RefNotFoundError:
                 return None
 
     def first_snapshot(self) -> str:
         """The snapshot every branch starts from: the empty one a repository is born with."""
-        return list(self.icechunk.ancestry(branch="main"))[-1].id
+        with store_errors(self.location):
+            return patiently(
+                self.location, lambda: list(self.icechunk.ancestry(branch="main"))[-1].id
+            )
 
     def history(self, branch: str, *, since: str | None) -> list[Snapshot]:
         """The branch's commits after ``since`` (None: all but the repository's first snapshot),
@@ -303,34 +341,73 @@ class Repository:
         Raises:
             StoreError: ``since`` is not in the branch's history.
         """
-        found: list[Snapshot] = []
-        with store_errors(f"branch {branch} of {self.location}"):
+
+        def read() -> tuple[list[Snapshot], bool]:
+            found: list[Snapshot] = []
             for info in self.icechunk.ancestry(branch=branch):
                 if info.id == since:
-                    return found[::-1]
+                    return found[::-1], True
                 if info.parent_id is None:
                     break
-                named = (tuple(info.metadata.get(key, ())) for key in ("scenes", "withdrawn"))
-                found.append(Snapshot(info.id, info.parent_id, info.written_at, *named))
-        if since is not None:
+                found.append(_snapshot(info))
+            return found[::-1], since is None
+
+        with store_errors(f"branch {branch} of {self.location}"):
+            found, reached = patiently(self.location, read)
+        if not reached:
             raise StoreError(
                 f"branch {branch} of {self.location} does not hold snapshot {since}, which the "
-                "catalog records as its head: is this the catalog's own repository?"
+                "catalog records as its head: is this the catalog's own repository? If it is, "
+                "another has set the branch back or written it anew: `cogcat repair --reset "
+                f"{shlex.quote(branch)}` sets it to the recorded snapshot again"
             )
-        return found[::-1]
+        return found
+
+    def has_expired(self) -> bool:
+        """Whether snapshots of this repository have ever been expired: then a branch's first commit
+        holds scenes of commits that are no more."""
+
+        def look() -> bool:
+            return any("Expiration" in repr(u.kind) for u in self.icechunk.ops_log())
+
+        with store_errors(self.location):
+            return patiently(self.location, look)
+
+    def reset(self, branch: str, snapshot_id: str) -> None:
+        """Sets a branch, made if there is none, to a snapshot; what was committed after it is
+        no more in its history.
+
+        Raises:
+            StoreError: the repository has no such snapshot (any more), or refuses.
+        """
+        with self.writing(), store_errors(f"branch {branch} of {self.location}"):
+            try:
+                if branch in self.icechunk.list_branches():
+                    self.icechunk.reset_branch(branch, snapshot_id)
+                else:
+                    self.icechunk.create_branch(branch, snapshot_id)
+            except (icechunk.SnapshotNotFoundError, icechunk.InvalidInputError) as error:
+                raise StoreError(
+                    f"branch {branch}: {self.location} has no snapshot {snapshot_id} any more: put "
+                    "back a copy of the repository, or run `cogcat rebuild` into an empty database"
+                ) from error
 
     def store(self, snapshot_id: str) -> SnapshotStore:
         """A read-only Zarr store at ``snapshot_id``; pickles to other processes.
 
         Raises:
             NotFoundError: the repository has no such snapshot.
+            StoreError: the repository failed, or is damaged.
         """
-        try:
+
+        def open_it() -> SnapshotStore:
             return SnapshotStore(self.icechunk.readonly_session(snapshot_id=snapshot_id).store)
-        except (icechunk.SnapshotNotFoundError, icechunk.InvalidInputError) as error:
-            raise NotFoundError(f"no snapshot {snapshot_id} in {self.location}") from error
-        except icechunk.IcechunkError as error:
-            raise StoreError(f"{self.location}: {first_line(error)}") from error
+
+        with store_errors(f"{self.location}, snapshot {snapshot_id}"):
+            try:
+                return patiently(self.location, open_it)
+            except (icechunk.SnapshotNotFoundError, icechunk.InvalidInputError) as error:
+                raise NotFoundError(f"no snapshot {snapshot_id} in {self.location}") from error
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -345,6 +422,35 @@ class Repository:
         path = Path(self.location)
         with FileLock(path.with_name(f".{path.name}.lock")):
             yield
+
+
+def _snapshot(info: icechunk.SnapshotInfo) -> Snapshot:
+    """A commit as its metadata says; anyone may have written those."""
+    metadata = info.metadata
+    known = isinstance(metadata, dict) and isinstance(metadata.get("crawl"), str)
+    lists = [metadata.get(key, []) if known else [] for key in ("scenes", "withdrawn", "moved")]
+    if not known or "scenes" not in metadata:
+        fault: str | None = "its metadata names no crawl and no scenes"
+    elif not all(isinstance(names, list) and len(names) <= MOST_NAMES for names in lists):
+        fault = f"its metadata names scenes in no list, or more than {MOST_NAMES}"
+    elif not all(is_name(name) for names in lists for name in names):
+        fault = "its metadata names what is no scene's id"
+    else:
+        fault = None
+    scenes, withdrawn, moved = (tuple(names) if fault is None else () for names in lists)
+    crawl = str(metadata["crawl"])[:100] if known else ""
+    return Snapshot(
+        info.id, info.parent_id or "", info.written_at, scenes, withdrawn, crawl, moved, fault
+    )
+
+
+def is_name(value: object) -> bool:
+    """Whether a value from a repository can be the id of a scene."""
+    return (
+        isinstance(value, str)
+        and value.isprintable()
+        and 0 < len(value.encode("utf-8", "surrogatepass")) <= LONGEST_NAME
+    )
 
 
 async def step_references(
@@ -365,12 +471,22 @@ async def steps_references(
     shape = (len(steps), *grid)
     urls = np.full(shape, "", dtype=np.dtypes.StringDType())
     offsets, lengths = np.zeros(shape, np.uint64), np.zeros(shape, np.uint64)
-    async for at, _, paths, starts, sizes, _ in store.array_chunk_iterator(f"/{path}"):
+    async for at, kinds, paths, starts, sizes, _ in store.array_chunk_iterator(f"/{path}"):
         rows = np.flatnonzero(np.isin(at[:, 0], steps))
         place = (np.searchsorted(steps, at[rows, 0]), *at[rows, 1:].T)
-        urls[place] = np.array([paths[row] for row in rows], dtype=np.dtypes.StringDType())
+        # What lies in the repository itself is no reference of ours: nobody takes it for one.
+        urls[place] = np.array(
+            [paths[row] if kinds[row] == _VIRTUAL else NO_FILE for row in rows],
+            dtype=np.dtypes.StringDType(),
+        )
         offsets[place], lengths[place] = starts[rows], sizes[rows]
     return urls, offsets, lengths
+
+
+NO_FILE = "no file: bytes in the repository"
+"""In place of the URL of a chunk that is not a reference."""
+_VIRTUAL = 2
+"""``icechunk.ChunkType`` of a reference."""
 
 
 def put_documents(store: icechunk.IcechunkStore, documents: Mapping[str, Any]) -> None:

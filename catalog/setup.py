@@ -21,7 +21,7 @@ from catalog.item_shelf import ItemShelf
 from catalog.lease import LeaseRecord
 from catalog.models import REVISION
 from catalog.rebuild import FindItems, Rebuild, Rebuilt
-from catalog.recovery import Recovered, recover
+from catalog.recovery import Recovered, recover, reset_branches
 from catalog.report import Report
 from catalog.repository import Repository
 from catalog.settings import Settings
@@ -128,18 +128,25 @@ def open_catalog(settings: Settings) -> tuple[Engine, Repository]:
         raise
 
 
-def repair(settings: Settings, *, wait: float | None = 0.0) -> Recovered:
+def repair(settings: Settings, *, wait: float | None = 0.0, reset: Sequence[str] = ()) -> Recovered:
     """Records what crawls that died had committed; the first thing every crawl does.
 
+    Args:
+        reset: branches to set back to their recorded heads first: what others, or crawls that
+            died, committed since is no more in their histories.
+
     Raises:
+        UsageError: the catalog records no branch of ``reset``.
         ConfigError: as ``open_crawl``.
         BusyError: a crawl is writing.
-        StoreError: the repository is not the one the catalog records.
+        StoreError: the repository is not the one the catalog records, or holds commits that are
+            not cogcat's.
     """
     engine, repository = open_catalog(settings)
     try:
         key = _register(engine, repository)
         with lease.held(engine, key, wait=wait):
+            reset_branches(engine, repository, key, reset)
             return asyncio.run(
                 recover(engine, repository, key, HeaderReader(settings.sources), None)
             )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -18,12 +19,15 @@ from obstore.exceptions import BaseError as ObstoreError
 from obstore.store import LocalStore, ObjectStore, S3Store
 
 from catalog.errors import ConfigError, StoreError, first_line
+from catalog.patience import Patience
 
 CONNECT_TIMEOUT = timedelta(seconds=10)
 READ_TIMEOUT = timedelta(seconds=30)
 """Until an object store begins to answer one try, and between two pieces of its answer."""
 TRIES = 8
 """Of one request; icechunk scatters the pauses between them."""
+PATIENCE = Patience(retries=3, first=1.0)
+"""With an object store that breaks off half way."""
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(milliseconds=100), timedelta(seconds=15)
 
 Options = Mapping[str, str]
@@ -165,13 +169,20 @@ def probe_conditional_writes(location: str, options: Options) -> None:
 
 @contextlib.contextmanager
 def storage_errors(location: str) -> Iterator[None]:
-    """What the storage does not let us do is a ``ConfigError`` that names it."""
+    """What the storage does not let us do is a ``ConfigError`` that names it; what it gives and is
+    no repository's is a ``StoreError``."""
     try:
         yield
     except (icechunk.IcechunkError, ObstoreError, ValueError, OSError) as error:
         if isinstance(error, ConfigError):
             raise
+        if is_damage(error):
+            raise _damaged(f"repository {location}", error) from error
         raise ConfigError(f"repository {location}: {storage_reason(error)}") from error
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        raise _damaged(f"repository {location}", error) from error
 
 
 @contextlib.contextmanager
@@ -180,10 +191,60 @@ def store_errors(what: str) -> Iterator[None]:
     try:
         yield
     except (icechunk.IcechunkError, OSError) as error:
+        if is_damage(error):
+            raise _damaged(what, error) from error
         raise StoreError(
             f"{what}: {storage_reason(error)}; what is recorded stays: put it right, then run "
             "the crawl again"
         ) from error
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        raise _damaged(what, error) from error
+
+
+def is_panic(error: BaseException) -> bool:
+    """A panic of icechunk's native code: no ``Exception``, so that it is not caught by mistake."""
+    return type(error).__name__ == "PanicException"
+
+
+def is_damage(error: BaseException) -> bool:
+    """What the storage gave is not what a repository wrote there, or is there no more."""
+    if not isinstance(error, icechunk.IcechunkError):
+        return False
+    text = str(error)
+    return (
+        isinstance(error, icechunk.FormatError)
+        or error.kind == "object-not-found"
+        or any(sign in text for sign in _DAMAGE)
+    )
+
+
+def _damaged(what: str, error: BaseException) -> StoreError:
+    return StoreError(
+        f"{what} is damaged: {storage_reason(error)}; put back the objects of the repository from "
+        "a copy, or make it anew elsewhere and crawl again: the source's own files are untouched"
+    )
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the same request may be answered later: the network or the server failed, and did
+    not say that something is missing, refused or wrong."""
+    return isinstance(error, icechunk.StorageError) and not is_damage(error)
+
+
+def patiently[T](location: str, ask: Callable[[], T]) -> T:
+    """What ``ask`` returns, asked again after a pause where an object store broke off: icechunk
+    itself asks again for what was refused, not for what broke off half way. ``ask`` only reads."""
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            return ask()
+        except icechunk.IcechunkError as error:
+            if attempt > PATIENCE.retries or not is_remote(location) or not is_passing(error):
+                raise
+            time.sleep(PATIENCE.pause(attempt))
 
 
 def storage_reason(error: BaseException) -> str:
@@ -196,6 +257,19 @@ def storage_reason(error: BaseException) -> str:
     return first_line(error)
 
 
+_DAMAGE = (
+    # zstd's own words, and a range of a file that ends before it.
+    "Src size is incorrect",
+    "Data corruption detected",
+    "Destination buffer is too small",
+    "Unknown frame descriptor",
+    "Restored data doesn't match checksum",
+    "Frame requires too much memory",
+    "Unsupported frame parameter",
+    "Version not supported",
+    "Requested range was invalid",
+    "InvalidRange",
+)
 _CAUSES = (
     "No space left on device",
     "Disk quota exceeded",

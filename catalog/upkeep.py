@@ -19,6 +19,7 @@ import obstore
 from sqlalchemy import Engine
 
 from catalog import expiry
+from catalog.commit_check import own_commits
 from catalog.database import write_transaction
 from catalog.errors import StoreError, first_line
 from catalog.heads import branch_heads
@@ -118,8 +119,10 @@ def _doomed(
         head = repository.head(branch)
         known = recorded.get(branch)
         history = repository.history(branch, since=None)
-        if known is None and not history:
-            continue  # made by a crawl that died before its first commit to it
+        if known is None and not own_commits(repository, branch, history)[0]:
+            # Made by a crawl that died before its first commit to it, or by another: what that
+            # one's branches and tags hold stays, for nothing they reach is garbage.
+            continue
         if known is None or known.snapshot_id != head:
             raise StoreError(
                 f"branch {branch}: its head is not the recorded one; run `cogcat repair` first"

@@ -94,6 +94,7 @@ def internet_attempts() -> Iterator[list[str]]:
 def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many tries as ever, after shorter pauses."""
     monkeypatch.setattr("catalog.header.PATIENCE", Patience(first=0.01))
+    monkeypatch.setattr("catalog.storage.PATIENCE", Patience(retries=3, first=0.01))
 
 
 @pytest.fixture(scope="session")

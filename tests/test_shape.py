@@ -37,7 +37,7 @@ ORDER = [
         "cluster",
     },
     {"cube", "masks", "seam", "grid", "warp", "mosaic"},
-    {"storage", "repository", "cube_writer", "contents"},
+    {"storage", "repository", "cube_writer", "contents", "commit_check"},
     {"codecs", "chunk_reader", "read_errors", "accessor", "arrays", "virtual"},
     {"file_check", "itemless"},
     {"recorded", "stac_items", "item_table", "portable_sql", "models", "database"},
@@ -56,8 +56,8 @@ ORDER = [
 
 STORE = {
     "icechunk", "zarr", "catalog.storage", "catalog.repository", "catalog.cube_writer",
-    "catalog.contents", "catalog.arrays", "catalog.codecs", "catalog.chunk_reader",
-    "catalog.read_errors",
+    "catalog.contents", "catalog.commit_check", "catalog.arrays", "catalog.codecs",
+    "catalog.chunk_reader", "catalog.read_errors",
 }  # fmt: skip
 SQL = {
     "sqlalchemy", "catalog.portable_sql", "catalog.models", "catalog.database", "catalog.registry",
