@@ -143,7 +143,7 @@ def changes(
                 for change in feed
             ],
         )  # fmt: skip
-    say(f"go on with --since {feed.token}", stderr=True)
+    tell(f"go on with --since {feed.token}", token=feed.token)
 
 
 @main.command()

@@ -186,7 +186,7 @@ def _run_watches(
         if not chosen:
             raise UsageError(
                 "no query and no watch: give a filter such as --tile 10TFR, or save one with "
-                "`cogcat watch add`"
+                "`cogcat watch add NAME --tile 10TFR`"
             )
         with _progress(enabled=not as_json) as show, _stopping() as running:
             runs = run_all(

@@ -18,8 +18,8 @@ from catalog.cli_options import (
     print_json,
     question,
     question_options,
-    say,
     settings_options,
+    tell,
 )
 from catalog.errors import UsageError
 
@@ -53,7 +53,7 @@ def export(
     if as_json:
         print_json({"file": str(file), "items": written, "bytes": size})
     else:
-        say(f"{written} items, {size / 1e6:.1f} MB in {file}", stderr=True)
+        tell(f"{written} items, {size / 1e6:.1f} MB in {file}")
 
 
 def write(scenes: Scenes, style: str, output: Path | None) -> None:

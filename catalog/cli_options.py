@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.logging import RichHandler
 
@@ -110,14 +112,37 @@ def _tell_bug(error: BaseException) -> None:
 
 
 def say(text: str = "", *, stderr: bool = False) -> None:
-    """The one way to print a line: what is not printable in it is escaped, secrets left out."""
-    click.echo(printable(redacted(text), None), err=stderr)
+    """The one way to print a line: what is not printable in it is escaped, secrets left out, and
+    a command that it names is the one to type here."""
+    click.echo(printable(redacted(with_settings(text)), None), err=stderr)
+
+
+_HINT = re.compile(r"`cogcat (?!demo\b|-)([^`]*)`")
+
+
+def with_settings(text: str) -> str:
+    """``text`` whose hints, such as ```cogcat init```, name the settings of this command line, too:
+    without them they would be commands for another catalog."""
+    context = click.get_current_context(silent=True)
+    if context is None or "`cogcat " not in text:
+        return text
+
+    def completed(found: re.Match[str]) -> str:
+        words = found[1]
+        for option in ("config", "repository", "database"):
+            given = context.params.get(option)
+            if given and context.get_parameter_source(option) is ParameterSource.COMMANDLINE:
+                named = f"--{option} {shlex.quote(printable(str(given)))}"
+                words += "" if f"--{option}" in words else f" {named}"
+        return f"`cogcat {words}`"
+
+    return _HINT.sub(completed, text)
 
 
 def tell(message: str, level: int = logging.INFO, **fields: Any) -> None:
     """A line on stderr that is no log line to a person, and one to a machine."""
     if logs.is_json():
-        log.log(level, "%s", message, extra=fields)
+        log.log(level, "%s", with_settings(message), extra=fields)
     else:
         say(f"cogcat: {message}" if level > logging.INFO else message, stderr=True)
 

@@ -22,6 +22,7 @@ they are about. The cause stays in ``__cause__``.
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from catalog.printable import printable
@@ -156,7 +157,7 @@ class ChangedFileError(StoreError):
     def __str__(self) -> str:
         scene, band = printable(self.scene, 255), printable(self.band, 255)
         return (
-            f"{scene} {band}: {self.reason}: `cogcat crawl --ids {scene} --reread` "
+            f"{scene} {band}: {self.reason}: `cogcat crawl --ids {shlex.quote(scene)} --reread` "
             f"indexes it as it is now ({self.href})"
         )
 

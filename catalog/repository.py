@@ -180,7 +180,7 @@ class Repository:
         if not isinstance(found, str) or not found:
             raise ConfigError(
                 f"repository {self.location} was not made by cogcat (its main branch has no id): "
-                "name another place, where `cogcat init` makes one"
+                "name another place: `cogcat init --repository ELSEWHERE` makes one there"
             )
         return found
 
