@@ -174,7 +174,7 @@ def _place(
     decoder = read.array.decoder
     assert decoder is not None
     first, last = _hull(read.parts[-2].inside)
-    tile = decoder.decode(data, first, last, _room(decoder.size))
+    tile = decoder.decode(data, first, last, _room(decoder.room))
     if len(read.parts) == 2:
         tile = tile[0]
     for axis, part in enumerate(read.parts):
