@@ -38,7 +38,7 @@ from catalog.cli_options import (
 )
 from catalog.errors import UsageError
 from catalog.json_values import plain
-from catalog.settings import check_stac, load_settings
+from catalog.settings import check_stac, load_settings, stac_access
 
 COUNTS = (
     "found", "new", "changed", "unchanged", "indexed", "failed", "withdrawn", "commits",
@@ -132,7 +132,8 @@ def crawl(
     api = None if items else (stac or settings.stac)
     check_stac(api or "")
     names = _bands(bands)
-    whole = scope(str(api), query) if sync else None
+    access = stac_access(api, settings) if api else {}
+    whole = scope(str(api), query, **access) if sync else None
     with (
         _reader(settings, None if dry_run else dask, concurrency) as how["reader"],
         _progress(enabled=not as_json) as show,
@@ -145,7 +146,9 @@ def crawl(
             **how,
         ) as work,
     ):
-        documents = matching(read_items(items), query) if items else search_items(str(api), query)
+        documents = (
+            matching(read_items(items), query) if items else search_items(str(api), query, **access)
+        )
         kept = query.as_dict() | {"stac": api, "items": items, "bands": names}
         kept = {key: value for key, value in kept.items() if value is not None}
         with _stopping() as running:

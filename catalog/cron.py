@@ -14,7 +14,7 @@ from catalog.errors import BusyError, CatalogError
 from catalog.header import Reads
 from catalog.parse import format_datetime, parse_datetime
 from catalog.report import Report
-from catalog.settings import Settings
+from catalog.settings import Settings, stac_access
 from catalog.setup import open_crawl
 from catalog.stac_query import StacQuery
 from catalog.stac_search import search_items
@@ -90,6 +90,7 @@ def run_watch(
     """
     query = question(watch, full=full or sync or reread)
     stac = str(watch.query["stac"])
+    access = stac_access(stac, settings)
     crawl = open_crawl(
         settings,
         bands=watch.query.get("bands"),
@@ -108,13 +109,13 @@ def run_watch(
         if query.updated_since is not None:
             asked["updated_since"] = format_datetime(query.updated_since)
         report = crawl.run(
-            search_items(stac, query),
+            search_items(stac, query, **access),
             query=asked,
             collection=query.collection,
             stac=stac,
             watch=watch.id,
             outstanding=True,
-            scope=scope(stac, query) if sync else None,
+            scope=scope(stac, query, **access) if sync else None,
         )
     if not (dry_run or report.interrupted):
         mark = report.watermark

@@ -24,6 +24,7 @@ from catalog.item_assets import Found, band_cogs, read_assets
 from catalog.json_values import band_list, brief, finite, whole
 from catalog.parse import parse_instant, parse_platform, parse_tile
 from catalog.scene import Scene
+from catalog.unreadable import UnreadableItem
 
 _CORE = tuple(band.name for band in BANDS if band.reflectance and band.name != "cirrus")
 EXPECTED_BANDS: dict[str, tuple[str, ...]] = {
@@ -155,6 +156,8 @@ def dialect_of_item(item: Mapping[str, Any]) -> str:
 def _scene(item: Any, wanted: tuple[str, ...] | None) -> Scene:
     if not isinstance(item, Mapping):
         raise ItemError("not a JSON object")
+    if isinstance(item, UnreadableItem):
+        raise ItemError(item.fault)
     if item.get("type") != "Feature":
         raise ItemError(f"its type is {brief(item.get('type'))}, not 'Feature'")
     notes: list[str] = []

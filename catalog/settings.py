@@ -35,6 +35,7 @@ CONFIG_BYTES = 1_000_000
 """Of a configuration file: more is none."""
 OVERDUE = timedelta(hours=26)
 """Without a crawl that ended well a watch is overdue: a day's cron, and two hours to run."""
+_HOST = re.compile(r"(https?://)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")
 AZURE_URL = re.compile(r"https://([a-z0-9]+)\.blob\.core\.windows\.net/([^/]+)/(.*)")
 
 
@@ -196,6 +197,10 @@ class Settings:
     collection: str = DEFAULT_COLLECTION
     """Collection that crawls of an API and new watches ask for where they name none."""
 
+    stac_hosts: tuple[str, ...] = ()
+    """``host``, ``host:port`` or ``http://host``: where a STAC API's answers may lead, beside the
+    API's own host."""
+
     def __post_init__(self) -> None:
         location = self.repository
         _check_text(location, "the repository", KEYS_OF_FILES if ":/" in location else None)
@@ -239,7 +244,8 @@ def load_settings(
     document: dict[str, Any] = {}
     if named or path.exists():
         document = _read(path)
-    if unknown := set(document) - {"database", "repository", "sources", "stac", "collection"}:
+    known = {"database", "repository", "sources", "stac", "collection", "stac_hosts"}
+    if unknown := set(document) - known:
         raise ConfigError(f"{path}: unknown key {sorted(unknown)[0]!r}")
     repository_table = document.get("repository", {})
     if not isinstance(repository_table, dict):
@@ -264,6 +270,7 @@ def load_settings(
         **chosen,
         sources=_with_built_in(_sources(document.get("sources", []), path)),
         repository_options=_repository_options(repository_table, path),
+        stac_hosts=_hosts(document.get("stac_hosts", []), path),
     )
 
 
@@ -312,6 +319,15 @@ def stac_headers(url: str, settings: Settings | None = None) -> dict[str, str]:
     return {"Authorization": value}
 
 
+def stac_access(url: str, settings: Settings) -> dict[str, Any]:
+    """``hosts`` and ``headers`` of ``stac_search.search_items``.
+
+    Raises:
+        ConfigError: as ``stac_headers``.
+    """
+    return {"hosts": settings.stac_hosts, "headers": stac_headers(url, settings)}
+
+
 def _repository_options(table: Mapping[str, Any], path: Path) -> dict[str, str]:
     for key, value in table.items():
         if key not in ("location", "region", "endpoint", "anonymous"):
@@ -327,6 +343,18 @@ def _repository_options(table: Mapping[str, Any], path: Path) -> dict[str, str]:
     options = _s3_options_of_environment() | dict(table)
     options.pop("location", None)
     return {key: str(value) for key, value in options.items()}
+
+
+def _hosts(listed: Any, path: Path) -> tuple[str, ...]:
+    if not isinstance(listed, list):
+        raise ConfigError(f'{path}: stac_hosts is a list, such as ["stac.example.org"]')
+    for host in listed:
+        if not isinstance(host, str) or not _HOST.fullmatch(host):
+            raise ConfigError(
+                f"{path}: {_shown(host)} in stac_hosts is no host: write stac.example.org, "
+                "stac.example.org:8443 or http://stac.example.org"
+            )
+    return tuple(listed)
 
 
 def _s3_options_of_environment() -> dict[str, str]:

@@ -24,7 +24,7 @@ from catalog.rebuild import FindItems, Rebuild, Rebuilt
 from catalog.recovery import Recovered, recover, reset_branches
 from catalog.report import Report
 from catalog.repository import Repository
-from catalog.settings import Settings
+from catalog.settings import Settings, stac_access
 from catalog.stac_query import StacQuery
 from catalog.stac_search import search_items
 from catalog.upkeep import Upkeep, maintain
@@ -204,7 +204,7 @@ def rebuild(
         find: FindItems | None = None
         if stac is not None:
             find = lambda name, ids: search_items(  # noqa: E731
-                stac, StacQuery.parse(collection=name, ids=ids)
+                stac, StacQuery.parse(collection=name, ids=ids), **stac_access(stac, settings)
             )
         elif items is not None:
             find = opened.enter_context(ItemShelf(read_items(items))).find

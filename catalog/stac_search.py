@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from itertools import product
 from typing import Any
 from urllib.parse import quote
@@ -20,10 +19,13 @@ from urllib.parse import quote
 from pystac_client import Client
 from pystac_client.warnings import PystacClientWarning
 
-from catalog.errors import CatalogError, SourceError, UsageError
+from catalog.errors import CatalogError, SourceError, UsageError, first_line
 from catalog.parse import Box, format_datetime, parse_datetime
+from catalog.stac_answer import Asked
 from catalog.stac_api import FOREIGN_ERRORS, StacTransport, StatusError, open_api, redact_url
+from catalog.stac_pages import Question, pages
 from catalog.stac_query import StacQuery, item_judge
+from catalog.stac_whole import Search
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +33,7 @@ PAGE = 100
 """Items asked for per page."""
 _IDS_PER_SEARCH = 100
 _TILES_PER_SEARCH = 200
-_WINDOW = 65_536
 _PATIENCE = 2_000
-_CIRCLES = 3
-_PAGES = 10_000
 
 
 @dataclass(slots=True)
@@ -59,13 +58,16 @@ def search_items(
     page_size: int = PAGE,
     timeout: float = 30.0,
     retries: int = 5,
+    hosts: Iterable[str] = (),
+    headers: Mapping[str, str] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The items that answer ``query``, as served, in the order of the API.
 
     Lazy: one page is held at a time, and nothing is asked before the first item is.
     An item repeated across pages (pages shift while an archive grows) is given once:
     the last 65 536 ids are remembered, far more than pages shift by, in some 15 MB;
-    a repeat from further back would come through, and the crawl is idempotent.
+    a repeat from further back would come through, and the crawl is idempotent. An entry
+    that is no item is given as ``UnreadableItem``.
 
     Args:
         url: landing page of the API.
@@ -73,15 +75,20 @@ def search_items(
         timeout: seconds to wait for a connection, and for each piece of an answer.
         retries: of each request that meets 429, 5xx or a broken connection, with
             growing pauses or those that ``Retry-After`` asks for.
+        hosts: that the API's answers may lead to, beside its own: ``Settings.stac_hosts``.
+        headers: that the API wants to see, of ``settings.stac_headers``.
 
     Raises:
         UsageError: no collection, an unknown one (the message lists what there is), a
             question that the API refuses, an address that is none.
-        SourceError: unreachable, not a STAC API, an answer that is not one, pages that
-            go in circles, or an API that ignores the question.
+        SourceError: unreachable, not a STAC API, an answer that is not one or is not whole
+            (``stac_whole.py``), pages that go in circles, an address on another host, or
+            an API that ignores the question.
     """
     counts = SearchCounts() if counts is None else counts
-    client, transport = open_api(url, timeout=timeout, retries=retries)
+    client, transport = open_api(
+        url, timeout=timeout, retries=retries, hosts=hosts, headers=headers
+    )
     try:
         _check_collection(client, transport, query.collection)
         remaining = query.limit
@@ -100,7 +107,8 @@ def search_items(
         raise
     except FOREIGN_ERRORS as error:
         raise SourceError(
-            f"{redact_url(url)} does not answer as a STAC API: {type(error).__name__}: {error}"
+            f"{redact_url(url)} does not answer as a STAC API: {type(error).__name__}: "
+            f"{first_line(error)}"
         ) from error
     finally:
         counts.requests = transport.requests
@@ -109,19 +117,22 @@ def search_items(
 
 def _check_collection(client: Client, transport: StacTransport, collection: str | None) -> None:
     link = client.get_single_link("data")
-    listing = str(link.absolute_href if link else f"{client.self_href}/collections")
+    listing = str(link.href if link else f"{str(client.self_href).rstrip('/')}/collections")
     if collection is not None:
+        place, mark, asked = listing.partition("?")
+        one = f"{place.rstrip('/')}/{quote(collection, safe='')}{mark}{asked}"
         try:
-            transport.read_json(f"{listing.rstrip('/')}/{quote(collection, safe='')}")
+            transport.document(Asked("GET", one))
             return
         except StatusError as error:
             if error.status != 404:
                 raise
     try:
-        answer = transport.read_json(listing).get("collections")
+        answer = transport.document(Asked("GET", listing))[0].get("collections")
     except StatusError:
         answer = None
-    listed = [entry.get("id") for entry in answer or () if isinstance(entry, dict)]
+    entries = answer if isinstance(answer, list) else []
+    listed = [entry.get("id") for entry in entries if isinstance(entry, dict)]
     names = sorted(
         (name for name in listed if isinstance(name, str)),
         key=lambda name: ("sentinel-2" not in name, name),
@@ -131,7 +142,9 @@ def _check_collection(client: Client, transport: StacTransport, collection: str 
         return
     if collection in names:
         return
-    shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    shown = ", ".join(map(first_line, names[:20])) + (
+        f" and {len(names) - 20} more" if len(names) > 20 else ""
+    )
     what = "name a collection" if collection is None else f"unknown collection {collection!r}"
     raise UsageError(f"{what}; {_home(client)} has {shown or 'none'}")
 
@@ -144,11 +157,17 @@ def _search(
     page_size: int,
 ) -> Iterator[dict[str, Any]]:
     judge = item_judge(query)
-    seen: OrderedDict[tuple[Any, Any], None] = OrderedDict()
     boxes = _boxes(query.bbox)
     filters = _Filters.of(client, transport, query, boxes)
     if query.limit is not None and filters.complete:
         page_size = min(page_size, query.limit)
+
+    def received(items: int, repeated: int) -> None:
+        counts.received += items
+        counts.repeated += repeated
+
+    search = Search(transport, _home(client), lambda asked: _request(client, asked), received)
+    start, end = parse_datetime(query.datetime)
     for number, (box, ids, tiles) in enumerate(
         product(
             boxes,
@@ -156,90 +175,45 @@ def _search(
             _chunks(query.tiles, _TILES_PER_SEARCH) if filters.tile_property else [()],
         )
     ):
-        matched = circles = 0
-        dropped_before = counts.dropped.total()
-        pages_seen: set[Any] = set()
-        asked = _asked(query, box, ids) | filters.arguments(tiles, query.max_cloud_cover)
-        for page in _pages(client, transport, asked, page_size):
-            mark = (len(page), *map(_key, page[:1] + page[-1:]))
-            circles += mark in pages_seen and None not in mark
-            if len(pages_seen) >= _PAGES:
-                pages_seen.clear()
-            pages_seen.add(mark)
-            if circles >= _CIRCLES:
-                raise SourceError(f"{_home(client)} goes in circles: its pages repeat")
-            for item in page:
-                counts.received += 1
-                key = _key(item)
-                if key is not None and key in seen:
-                    counts.repeated += 1
-                    seen.move_to_end(key)
-                    continue
-                if key is not None:
-                    seen[key] = None
-                    if len(seen) > _WINDOW:
-                        seen.popitem(last=False)
-                fault = judge(item) if isinstance(item, dict) else "not an object"
-                if fault is not None:
-                    counts.dropped[fault] += 1
-                else:
-                    matched += 1
-                    yield item
-            dropped = counts.dropped.total() - dropped_before
-            if filters.complete and not matched and dropped >= _PATIENCE:
+        matched = unmatched = 0
+        parameters = _parameters(query, box) | filters.arguments(tiles, query.max_cloud_cover)
+        for item in search.ask(parameters, size=page_size, start=start, end=end, ids=ids):
+            fault = judge(item)
+            if fault is None:
+                matched += 1
+                unmatched = 0
+                yield item
+                continue
+            counts.dropped[fault] += 1
+            unmatched += 1
+            if filters.complete and unmatched >= _PATIENCE * (10 if matched else 1):
                 ignored = ", ".join(sorted(counts.dropped))
                 raise SourceError(
                     f"{_home(client)} ignores part of the question ({ignored}): none of "
-                    f"its first {dropped} items answers it"
+                    f"{'its last' if matched else 'its first'} {unmatched} items answers it"
                 )
         log.debug("search %d: %d items", number + 1, matched)
 
 
-def _pages(
-    client: Client, transport: StacTransport, asked: dict[str, Any], page_size: int
-) -> Iterator[list[Any]]:
+def _request(client: Client, asked: Mapping[str, Any]) -> Asked:
+    """The request of a search's first page."""
     methods = {
-        str(link.extra_fields.get("method", "GET")).upper()
-        for link in client.links
-        if link.rel == "search"
+        str(link.extra_fields.get("method", "GET")) for link in client.links if link.rel == "search"
     }
     with warnings.catch_warnings():
         # The conformance classes have been looked at; an API without a link is tried.
         warnings.simplefilter("ignore", PystacClientWarning)
-        search = client.search(
-            method="GET" if methods == {"GET"} else "POST", limit=page_size, **asked
-        )
-    for page in transport.get_pages(search.url, search.method, search.get_parameters()):
-        yield page["features"]
+        search = client.search(method="GET" if methods == {"GET"} else "POST", **asked)
+    return Asked(str(search.method), str(search.url), search.get_parameters())
 
 
-def _asked(query: StacQuery, box: Box | None, ids: Sequence[str]) -> dict[str, Any]:
+def _parameters(query: StacQuery, box: Box | None) -> dict[str, Any]:
     asked: dict[str, Any] = {"collections": [query.collection]}
-    if query.datetime is not None:
-        asked["datetime"] = _interval(*parse_datetime(query.datetime))
     if box is not None:
         asked["bbox"] = list(box)
     if query.intersects is not None:
         asked["intersects"] = dict(query.intersects)
-    if ids:
-        asked["ids"] = list(ids)
     return asked
-
-
-def _interval(start: datetime | None, end: datetime | None) -> str:
-    """An interval of whole seconds around the one meant: some APIs know no fractions.
-
-    The items beyond the exact ends are dropped here.
-    """
-    if start is not None:
-        start = start.replace(microsecond=0)
-    if end is not None and end.microsecond:
-        try:
-            end = end.replace(microsecond=0) + timedelta(seconds=1)
-        except OverflowError:
-            end = end.replace(microsecond=0)
-    first, last = (".." if moment is None else format_datetime(moment) for moment in (start, end))
-    return f"{first}/{last}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +263,8 @@ class _Filters:
             return cls(None, None, None, None, complete=False)
         properties: Any = None
         for box in boxes:
-            page = next(_pages(client, transport, _asked(query, box, ()), 1), [])
+            first = Question(_parameters(query, box), 0, 1, *parse_datetime(query.datetime))
+            page = next(pages(transport, _request(client, first.asked()))).features
             if page and isinstance(page[0], dict):
                 properties = page[0].get("properties")
                 break

@@ -45,8 +45,8 @@ class Missing:
     indexed: bool
 
 
-def scope(url: str, query: StacQuery) -> Scope:
-    """The scope of a search of ``url`` for ``query``.
+def scope(url: str, query: StacQuery, **access: Any) -> Scope:
+    """The scope of a search of ``url`` for ``query``; ``access`` is ``settings.stac_access``.
 
     Raises:
         UsageError: the search is not meant to return everything there is.
@@ -58,7 +58,7 @@ def scope(url: str, query: StacQuery) -> Scope:
     collection = query.collection
 
     def ask(ids: Sequence[str]) -> Iterable[Mapping[str, Any]]:
-        return search_items(url, StacQuery.parse(collection=collection, ids=ids))
+        return search_items(url, StacQuery.parse(collection=collection, ids=ids), **access)
 
     asked = query.as_dict()
     return Scope(

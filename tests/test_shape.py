@@ -23,9 +23,21 @@ TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 
 ORDER = [
     {"printable", "redaction", "errors", "memory"},
-    {"logs", "settings", "patience", "bands", "json_values", "parse", "footprint", "area"},
+    {
+        "logs",
+        "settings",
+        "patience",
+        "bands",
+        "json_values",
+        "parse",
+        "footprint",
+        "area",
+        "unreadable",
+        "page_json",
+    },
     {"scene", "boa_offset", "item_assets", "item", "item_parquet", "item_file", "item_shelf"},
-    {"stac_api", "stac_query", "stac_search"},
+    {"stac_answer", "stac_links", "stac_api", "stac_query", "stac_pages", "stac_whole"},
+    {"stac_search"},
     {
         "directories",
         "levels",
