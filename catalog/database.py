@@ -421,6 +421,8 @@ def _translated(engine: Engine) -> Iterator[None]:
         for pattern, advice in _ADVICE:
             if re.search(pattern, reason):
                 raise ConfigError(f"{where}: {line}; {advice}") from error
-        if isinstance(error, (OperationalError, InterfaceError)) or "not a database" in reason:
+        connecting = error.statement is None  # an option of the URL that the driver does not know
+        known = isinstance(error, (OperationalError, InterfaceError))
+        if known or connecting or "not a database" in reason:
             raise ConfigError(f"{where}: {line}") from error
         raise
