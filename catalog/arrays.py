@@ -8,9 +8,7 @@ cubes stand in one array, in order of time, without dask; reflectance is made on
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import icechunk
@@ -23,107 +21,20 @@ from xarray.core import indexing
 from zarr.core.sync import sync
 
 from catalog import accessor as accessor  # registers it
-from catalog.bands import BANDS, BY_NAME
-from catalog.chunk_reader import ChunkError, Key, StoredArray, read_chunks
-from catalog.cube import REFLECTANCE_SCALE, Grid, grid_mapping, grid_of_group
+from catalog.bands import BANDS, BY_NAME, PROBABILITIES, nodata_of
+from catalog.chunk_reader import UNREADABLE, ChunkError, Key, StoredArray, read_chunks
+from catalog.cube import REFLECTANCE_SCALE, Grid, grid_mapping
 from catalog.errors import NotFoundError, StoreError, UsageError
 from catalog.json_values import finite
-from catalog.read_errors import unreadable
-from catalog.repository import SnapshotStore, read_document
+from catalog.read_errors import damage, unreadable, where
+from catalog.steps import Cube as Cube
+from catalog.steps import Steps as Steps
+from catalog.steps import all_steps as all_steps
+from catalog.steps import document, path_of, pixel_size, read_grid
+from catalog.steps import read_cubes as read_cubes
 
 VISUAL_SAMPLES = ("red", "green", "blue")
 _ORDER = {band.name: number for number, band in enumerate(BANDS)}
-
-
-@dataclass(frozen=True, slots=True)
-class Cube:
-    """What one cube holds, from its root document."""
-
-    root: str
-    """``""`` or ``variant-{digest}``."""
-    bands: Mapping[str, Sequence[str]]
-    """Data arrays by group."""
-    attributes: Mapping[str, Any]
-    """Of the root group."""
-
-
-@dataclass(frozen=True, slots=True)
-class Steps:
-    """Time steps to open, in the order wanted; one entry each per step."""
-
-    roots: tuple[str, ...]
-    indices: tuple[int, ...]
-    """Time index within the cube of that root."""
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-
-def read_cubes(store: icechunk.IcechunkStore) -> list[Cube]:
-    """The cubes of a branch, the main one first; an empty list for a branch without scenes."""
-    main = read_document(store, "zarr.json")
-    if main is None:
-        return []
-    described: Any = main["attributes"].get("cogcat")
-    if not isinstance(described, dict):
-        raise StoreError("the snapshot holds no cogcat cube")
-    cubes = [Cube("", described["bands"], main["attributes"])]
-    for root in described["variants"]:
-        attributes = _document(store, root)["attributes"]
-        cubes.append(Cube(root, attributes["cogcat"]["bands"], attributes))
-    return [cube for cube in cubes if cube.bands]
-
-
-def all_steps(
-    store: icechunk.IcechunkStore, cubes: Sequence[Cube]
-) -> tuple[Steps, NDArray[np.int64], list[str], NDArray[np.int16]]:
-    """Every scene of ``cubes`` in order of arrival: steps, times (seconds since 1970, UTC), item
-    ids, BOA offsets. Places without a scene (withdrawn, or moved to another cube) are left out."""
-    known = store.known if isinstance(store, SnapshotStore) else {}
-    asked = ("steps", tuple(cube.root for cube in cubes))
-    if asked not in known:
-        known[asked] = sync(_all_steps(store, cubes))
-    found: tuple[Steps, NDArray[np.int64], list[str], NDArray[np.int16]] = known[asked]
-    steps, times, ids, offsets = found
-    return steps, times.copy(), list(ids), offsets.copy()
-
-
-async def _all_steps(
-    store: icechunk.IcechunkStore, cubes: Sequence[Cube]
-) -> tuple[Steps, NDArray[np.int64], list[str], NDArray[np.int16]]:
-    async def values(path: str) -> Any:
-        array = await zarr.api.asynchronous.open_array(store=store, path=path, mode="r")
-        return await array.getitem(slice(None))
-
-    names = ("scene", "time", "boa_offset")
-    # Each lies in a manifest of its own: all are fetched at once.
-    columns = await asyncio.gather(
-        *(
-            values(f"{_path(cube, next(iter(cube.bands)))}/{name}")
-            for cube in cubes
-            for name in names
-        )
-    )
-    roots: list[str] = []
-    indices: list[int] = []
-    times: list[int] = []
-    ids: list[str] = []
-    offsets: list[int] = []
-    for number, cube in enumerate(cubes):
-        rows = zip(*columns[3 * number : 3 * number + 3], strict=True)
-        for index, (scene, time, offset) in enumerate(rows):
-            if scene:
-                roots.append(cube.root)
-                indices.append(index)
-                ids.append(str(scene))
-                times.append(int(time))
-                offsets.append(int(offset))
-    return (
-        Steps(tuple(roots), tuple(indices)),
-        np.array(times, np.int64),
-        ids,
-        np.array(offsets, np.int16),
-    )
 
 
 def resolutions(cubes: Sequence[Cube]) -> dict[int, list[str]]:
@@ -131,7 +42,7 @@ def resolutions(cubes: Sequence[Cube]) -> dict[int, list[str]]:
     found: dict[int, set[str]] = {}
     for cube in cubes:
         for group, bands in cube.bands.items():
-            found.setdefault(_pixel_size(group), set()).update(bands)
+            found.setdefault(pixel_size(group), set()).update(bands)
     return {size: sorted(found[size], key=_place) for size in sorted(found)}
 
 
@@ -191,9 +102,12 @@ def open_steps(
 ) -> xr.Dataset:
     """A lazy dataset of ``steps``: variables (time, y, x), ``visual`` (time, band, y, x).
 
+    Args:
+        times: microseconds since 1970, UTC.
+
     Raw integers as stored, or with ``reflectance`` float32 ``(DN + boa_offset) * 0.0001``
     with NaN for nodata in reflectance bands (others stay raw). Coordinates: ``time``
-    (datetime64[s], UTC), ``scene``, ``boa_offset``, ``y``, ``x`` (pixel centres, metres) and
+    (datetime64[us], UTC), ``scene``, ``boa_offset``, ``y``, ``x`` (pixel centres, metres) and
     ``spatial_ref`` (CF grid mapping).
     """
     grid: Grid | None = None
@@ -202,9 +116,9 @@ def open_steps(
         if cube.root not in steps.roots:
             continue
         for name in cube.bands:
-            if _pixel_size(name) == resolution and cube.root not in names:
+            if pixel_size(name) == resolution and cube.root not in names:
                 names[cube.root] = name
-                here = grid_of_group(_document(store, _path(cube, name)))
+                here = read_grid(store, path_of(cube, name))
                 if grid is not None and here != grid:
                     raise NotFoundError(
                         f"cubes {sorted(names)} have other grids at {resolution} m: "
@@ -212,10 +126,15 @@ def open_steps(
                     )
                 grid = here
     assert grid is not None
+    at: dict[str, list[int]] = {}
+    for root, index in zip(steps.roots, steps.indices, strict=True):
+        at.setdefault(root, []).append(index)
     variables: dict[str, xr.Variable] = {}
     for band in bands:
         arrays = {
-            cube.root: _array(store, f"{_path(cube, names[cube.root])}/{band}")
+            cube.root: _array(
+                store, f"{path_of(cube, names[cube.root])}/{band}", grid, at[cube.root]
+            )
             for cube in cubes
             if cube.root in names and band in cube.bands[names[cube.root]]
         }
@@ -224,7 +143,7 @@ def open_steps(
         variables[band] = _variable(band, arrays, steps, ids, offsets, reflectance)
     y, x = grid.centres()
     coordinates: dict[str, Any] = {
-        "time": ("time", times.astype("datetime64[s]"), {"standard_name": "time"}),
+        "time": ("time", times.astype("datetime64[us]"), {"standard_name": "time"}),
         "scene": ("time", np.array(ids, dtype=object), {"long_name": "STAC item id"}),
         "boa_offset": ("time", offsets, {"long_name": "added to DN before scaling"}),
         "y": ("y", y, _axis("y")),
@@ -245,7 +164,8 @@ class StepsArray(BackendArray):
         arrays: by cube root, all of one dtype and shape but for time.
         steps: which step of which array; a root without an array reads as nodata.
         ids: item ids by step, named in errors.
-        nodata: the fill of steps without an array.
+        nodata: what pixels that there are not read as: steps without an array, tiles that a file
+            does not have, and what the array itself states as its nodata, if that is another.
         boa_offsets: per step; None for raw values, else reflectance is returned.
 
     Reading raises ChangedFileError where a file changed since it was indexed or is gone,
@@ -294,23 +214,17 @@ class StepsArray(BackendArray):
         keys = [_key(part, size) for part, size in zip(key, self.shape, strict=True)]
         wanted = np.arange(len(self.steps))[keys[0]]
         lengths = [len(np.arange(size)[part]) for part, size in zip(keys, self.shape, strict=True)]
-        fill = self.nodata if self.boa_offsets is None else np.nan
-        out = np.full(lengths, fill, self.dtype)
+        out = np.full(lengths, self._missing(), self.dtype)
         places: dict[tuple[str, int], list[int]] = {}
         for at, step in enumerate(wanted):
             # A step that is asked for twice is read once.
             place = (self.steps.roots[step], self.steps.indices[step])
             places.setdefault(place, []).append(at)
-        scaled: Callable[[NDArray[Any], int], NDArray[Any]] | None = None
-        if self.boa_offsets is not None:
-            offsets = self.boa_offsets[wanted].astype(np.float32)
-
-            def reflectance(pixels: NDArray[Any], at: int) -> NDArray[Any]:
-                found = (pixels + offsets[at]) * np.float32(REFLECTANCE_SCALE)
-                return np.where(pixels != self.nodata, found, np.float32(np.nan))
-
-            scaled = reflectance
-
+        for (root, _), sites in places.items():
+            sparse = self._sparse(root)
+            if sparse is not None:
+                out[sites] = sparse
+        scaled = self._scaled(wanted)
         known = [
             (self.arrays[root], index, tuple(at))
             for (root, index), at in places.items()
@@ -329,6 +243,39 @@ class StepsArray(BackendArray):
         single = tuple(0 if isinstance(part, (int, np.integer)) else slice(None) for part in key)
         return out[single]
 
+    def _missing(self) -> Any:
+        return self.nodata if self.boa_offsets is None else np.nan
+
+    def _sparse(self, root: str) -> Any:
+        """What tiles that a file does not have read as, where that is not nodata; or None."""
+        array = self.arrays.get(root)
+        # In all other bands what is not there is nodata, whatever the file calls it.
+        untagged = array is not None and array.nodata is None and self.band in PROBABILITIES
+        return 0 if untagged else None
+
+    def _scaled(
+        self, wanted: NDArray[np.int64]
+    ) -> Callable[[NDArray[Any], int], NDArray[Any]] | None:
+        """What makes pixels as stored, of one of the steps ``wanted``, into those that are read."""
+        offsets = None if self.boa_offsets is None else self.boa_offsets[wanted].astype(np.float32)
+        others = [
+            None if array is None or array.nodata in (None, self.nodata) else array.nodata
+            for array in (self.arrays.get(self.steps.roots[step]) for step in wanted)
+        ]
+        if offsets is None and all(other is None for other in others):
+            return None
+
+        def scaled(pixels: NDArray[Any], at: int) -> NDArray[Any]:
+            missing = pixels == self.nodata
+            if others[at] is not None:
+                missing |= pixels == others[at]
+            if offsets is None:
+                return np.where(missing, pixels.dtype.type(self.nodata), pixels)
+            found = (pixels + offsets[at]) * np.float32(REFLECTANCE_SCALE)
+            return np.where(missing, np.float32(np.nan), found)
+
+        return scaled
+
     def _named(self, error: ChunkError) -> tuple[str, str]:
         """Item id and band of the chunk that could not be read."""
         roots = [root for root, array in self.arrays.items() if array is error.array]
@@ -341,11 +288,13 @@ class StepsArray(BackendArray):
 
 async def _read_with_zarr(array: StoredArray, index: int, keys: Sequence[Key]) -> NDArray[Any]:
     """For files whose codecs ``codecs.py`` does not know."""
-    opened = await zarr.api.asynchronous.open_array(store=array.store, path=array.path, mode="r")
     try:
+        opened = await zarr.api.asynchronous.open_array(
+            store=array.store, path=array.path, mode="r"
+        )
         selection = (np.array([index]), *(np.arange(n)[k] for k, n in _sized(array, keys)))
         return np.asarray(await opened.oindex.getitem(selection))[0]
-    except (icechunk.IcechunkError, ValueError, RuntimeError) as error:
+    except UNREADABLE as error:
         raise ChunkError(array, (index,)) from error
 
 
@@ -373,17 +322,18 @@ def _variable(
     reflectance: bool,
 ) -> xr.Variable:
     first = next(iter(arrays.values()))
-    kinds = {
-        (array.shape[1:], str(array.dtype), array.attributes.get("_FillValue"))
-        for array in arrays.values()
-    }
-    if len(kinds) > 1:
+    stated = {nodata_of(band, array.nodata) for array in arrays.values()}
+    if len(stated) > 1 and band in PROBABILITIES:
+        # Some files say that 0 is nodata, some do not: each is taken at its word.
+        stated = {nodata_of(band, None)}
+    kinds = {(array.shape[1:], str(array.dtype)) for array in arrays.values()}
+    if len(kinds) > 1 or len(stated) > 1:
         raise NotFoundError(
             f"band {band!r} has another shape, type or nodata in scenes of another layout: "
             "open them one by one"
         )
     scaled = reflectance and band in BY_NAME and BY_NAME[band].reflectance
-    nodata: Any = first.attributes.get("_FillValue")
+    (nodata,) = stated
     backend = StepsArray(
         band,
         arrays,
@@ -404,19 +354,18 @@ def _variable(
     return xr.Variable(dims, indexing.LazilyIndexedArray(backend), attributes, encoding)
 
 
-def _path(cube: Cube, group: str) -> str:
-    return f"{cube.root}/{group}" if cube.root else group
-
-
-def _document(store: icechunk.IcechunkStore, path: str) -> dict[str, Any]:
-    found = read_document(store, f"{path}/zarr.json")
-    if found is None:
-        raise StoreError(f"the snapshot has no {path}, which its cube names")
-    return found
-
-
-def _array(store: icechunk.IcechunkStore, path: str) -> StoredArray:
-    return StoredArray.of(store, path, _document(store, path))
+def _array(
+    store: icechunk.IcechunkStore, path: str, grid: Grid, steps: Sequence[int]
+) -> StoredArray:
+    """The array at ``path``, which must fit the grid of its group and hold ``steps``."""
+    found = document(store, path)
+    with damage(store):
+        array = StoredArray.of(store, path, found)
+    if array.shape[-2:] != (grid.height, grid.width) or max(steps, default=0) >= array.shape[0]:
+        raise StoreError(
+            f"{where(store)}: {path} has the shape {array.shape}, which is not that of its cube"
+        )
+    return array
 
 
 def _axis(name: str) -> dict[str, Any]:
@@ -425,10 +374,6 @@ def _axis(name: str) -> dict[str, Any]:
         "units": "m",
         "axis": name.upper(),
     }
-
-
-def _pixel_size(group: str) -> int:
-    return int(group.removeprefix("r").split("m")[0])
 
 
 def _place(band: str) -> tuple[int, str]:

@@ -48,6 +48,10 @@ BANDS: tuple[Band, ...] = (
     Band("snow", "SNW", False, "Snow probability"),
 )
 
+PROBABILITIES = frozenset({"cloud", "snow"})
+"""Per cent, 0 to 100: the only bands in which 0 is a value."""
+_BEYOND_PER_CENT = 255
+
 BY_NAME: dict[str, Band] = {band.name: band for band in BANDS}
 _ALIASES: dict[str, str] = {
     alias: band.name for band in BANDS for alias in (band.name, band.number.lower())
@@ -79,3 +83,25 @@ def band_names(names: Iterable[str]) -> tuple[str, ...]:
 def band_of_asset_key(key: str) -> str | None:
     """The band an item's asset key stands for in any of the dialects, or None."""
     return _ALIASES.get(key.lower())
+
+
+def nodata_of(band: str, tagged: int | float | None) -> int | float | None:
+    """The pixel value of ``band`` that stands for no pixel.
+
+    0 in all bands of Level-2A but the probabilities, whatever a file's ``GDAL_NODATA`` says: in the
+    product's metadata it is the special value ``NODATA`` of the images (Sentinel-2 Products
+    Specification Document S2-PDGS-TAS-DI-PSD, ``Special_Values``), in SCL it is the class
+    ``NO_DATA``, and in TCI it is reserved (the same document: "coded between 1 and 255, 0 being
+    reserved for No Data"). Since baseline 04.00, which shifts reflectance, "DN=0 remains the
+    NO_DATA value" (SentiWiki, S2 Products).
+
+    Of probabilities 0 is 0 %: there it is what the file says, else a number that is none of theirs.
+
+    Args:
+        tagged: what the file says; None where it does not.
+    """
+    if band not in BY_NAME:
+        return tagged
+    if band in PROBABILITIES:
+        return _BEYOND_PER_CENT if tagged is None else tagged
+    return 0

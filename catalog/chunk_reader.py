@@ -9,6 +9,7 @@ are the same: ``tests/test_chunk_reader.py`` holds them against Zarr's own readi
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,16 @@ thousands of chunks."""
 KEPT_BYTES = 16 * 2**20
 """Of the largest tile whose memory a thread keeps for its next one."""
 
+MOST_BYTES = 2**28
+"""Of one tile: the largest of any archive have 2 MB to 32 MB."""
+MOST_PIXELS = 2**33
+"""Of one time step: a tile at 10 m has 1.2e8."""
+
 _kept = threading.local()
+
+UNREADABLE = (icechunk.IcechunkError, ValueError, RuntimeError, TypeError, LookupError, OSError,
+              AssertionError, ArithmeticError, MemoryError)  # fmt: skip
+"""What bytes or documents that make no sense lead to."""
 
 Key = slice | NDArray[np.int64]
 """Of one axis: a slice of any step, or numbers from 0 in any order."""
@@ -47,21 +57,34 @@ class StoredArray:
     """(time, y, x) or (time, band, y, x)."""
     chunk: tuple[int, ...]
     dtype: np.dtype[Any]
-    attributes: Mapping[str, Any]
+    nodata: int | float | None
+    """As the array states it (``_FillValue``); chunks that are not there read as it, or as 0."""
     decoder: TileDecoder | None
     """None: only Zarr can read it."""
 
     @classmethod
     def of(cls, store: icechunk.IcechunkStore, path: str, document: Mapping[str, Any]) -> Self:
-        return cls(
-            store,
-            path,
-            tuple(document["shape"]),
-            tuple(document["chunk_grid"]["configuration"]["chunk_shape"]),
-            np.dtype(document["data_type"]),
-            document["attributes"],
-            TileDecoder.of(document),
-        )
+        """
+        Raises:
+            ValueError, TypeError, LookupError: the document is no array's, or one whose chunks no
+                file has.
+        """
+        shape = tuple(document["shape"])
+        chunk = tuple(document["chunk_grid"]["configuration"]["chunk_shape"])
+        dtype = np.dtype(document["data_type"])
+        if document["node_type"] != "array" or dtype.kind not in "iuf":
+            raise ValueError(f"{path} is no array of numbers")
+        sizes = (*shape, *chunk)
+        if any(type(n) is not int or not 0 <= n < 2**31 for n in sizes) or 0 in sizes[1:]:
+            raise ValueError(f"{path} has the shape {shape} and chunks of {chunk}")
+        if len(shape) not in (3, 4) or len(chunk) != len(shape) or chunk[0] != 1:
+            raise ValueError(f"{path} has the shape {shape} and chunks of {chunk}")
+        if math.prod(chunk) * dtype.itemsize > MOST_BYTES or math.prod(shape[1:]) > MOST_PIXELS:
+            raise ValueError(f"{path} has the shape {shape} and chunks of {chunk}")
+        nodata = document["attributes"].get("_FillValue")
+        if document["fill_value"] != (nodata or 0) or not _holds(dtype, nodata):
+            raise ValueError(f"{path} has fill values that are no file's")
+        return cls(store, path, shape, chunk, dtype, nodata, TileDecoder.of(document))
 
 
 class ChunkError(Exception):
@@ -91,6 +114,12 @@ class _Read:
     """Of the result: where the chunk's pixels go."""
     parts: tuple[_Part, ...]
     """Along the axes behind time."""
+
+
+def _holds(dtype: np.dtype[Any], nodata: Any) -> bool:
+    if nodata is None or (dtype.kind == "f" and type(nodata) in (int, float)):
+        return True
+    return type(nodata) is int and np.iinfo(dtype).min <= nodata <= np.iinfo(dtype).max
 
 
 async def read_chunks(
@@ -148,7 +177,12 @@ async def _read(
         data = await _get(array.store, key)
         if data is not None:
             await asyncio.to_thread(_place, read, data.as_numpy_array(), out, scaled)
-    except (icechunk.IcechunkError, ValueError) as error:
+    except UNREADABLE as error:
+        raise ChunkError(array, place) from error
+    except BaseException as error:
+        # A panic of native code is no Exception.
+        if type(error).__name__ != "PanicException":
+            raise
         raise ChunkError(array, place) from error
 
 

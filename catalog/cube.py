@@ -37,7 +37,7 @@ from zarr_cm import multiscales as multiscales_convention
 from zarr_cm import proj as proj_convention
 from zarr_cm import spatial as spatial_convention
 
-from catalog.bands import BANDS, BY_NAME
+from catalog.bands import BANDS, BY_NAME, PROBABILITIES
 from catalog.errors import UnreadableFileError
 from catalog.header import Header, Level
 from catalog.scene import Scene
@@ -88,6 +88,7 @@ class ArraySpec:
     chunk: tuple[int, int, int]
     """Samples, rows, columns of one TIFF tile."""
     nodata: int | float | None
+    """As ``_FillValue`` states it."""
     codecs: str
     """JSON of the codec chain."""
 
@@ -262,9 +263,17 @@ def spec_of_document(path: str, document: Mapping[str, Any], grid: Grid) -> Arra
         dtype=document["data_type"],
         samples=shape[1] if several else 1,
         chunk=(chunk[1] if several else 1, chunk[-2], chunk[-1]),
-        nodata=document["attributes"].get("_FillValue"),
+        nodata=_stated(band, document["attributes"].get("_FillValue")),
         codecs=json.dumps(document["codecs"], sort_keys=True),
     )
+
+
+def _stated(band: str, tagged: int | float | None) -> int | float | None:
+    """What an array says of its nodata: of a file that says nothing, what its product says
+    (``bands.nodata_of``), so that files with the tag and without it share a cube."""
+    if tagged is None and band in BY_NAME and band not in PROBABILITIES:
+        return 0
+    return tagged
 
 
 def grid_of_group(document: Mapping[str, Any]) -> Grid:
@@ -437,7 +446,7 @@ def _spec(band: str, group: str, grid: Grid, level: Level) -> ArraySpec:
         dtype=level.dtype,
         samples=level.samples,
         chunk=(samples, level.tile_height, level.tile_width),
-        nodata=level.nodata,
+        nodata=_stated(band, level.nodata),
         codecs=_codecs(
             level.predictor, level.compression, level.byte_order, level.dtype, samples > 1
         ),

@@ -108,9 +108,38 @@ class SnapshotStore(icechunk.IcechunkStore):
     snapshot and its manifests are fetched once there, however many tasks read.
     """
 
-    def __init__(self, store: icechunk.IcechunkStore) -> None:
+    def __init__(
+        self,
+        store: icechunk.IcechunkStore,
+        snapshot: str = "",
+        repository: Repository | None = None,
+        branch: str = "",
+    ) -> None:
         super().__init__(store._store, read_only=True)
         self.known: dict[Any, Any] = {}
+        self.snapshot, self.branch = snapshot, branch
+        """The branch where it is known, for messages."""
+        self.repository = repository
+        """None in a copy that came from another process."""
+
+    @property
+    def about(self) -> str:
+        """Which snapshot of what this is, for messages."""
+        where = f" of {self.repository.location}" if self.repository else ""
+        branch = f"branch {self.branch} at " if self.branch else ""
+        return f"{branch}snapshot {self.snapshot}{where}"
+
+    def has_expired(self) -> bool | None:
+        """Whether the repository no longer has the snapshot; None where it cannot be asked."""
+        if self.repository is None:
+            return None
+        try:
+            self.repository.icechunk.reopen().readonly_session(snapshot_id=self.snapshot)
+        except (icechunk.SnapshotNotFoundError, icechunk.InvalidInputError):
+            return True
+        except icechunk.IcechunkError:
+            return None
+        return False
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
@@ -119,7 +148,8 @@ class SnapshotStore(icechunk.IcechunkStore):
         return await super().get(key, prototype, byte_range)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled, (pickle.dumps(icechunk.IcechunkStore(self._store, read_only=True)),)
+        plain = icechunk.IcechunkStore(self._store, read_only=True)
+        return _unpickled, (pickle.dumps(plain), self.snapshot, self.branch)
 
 
 class _RefusedStore(SnapshotStore):
@@ -127,15 +157,16 @@ class _RefusedStore(SnapshotStore):
     unpickled would end the worker and leave its parent waiting."""
 
     def __init__(self) -> None:
-        self.known = {}
+        self.known, self.repository = {}, None
+        self.snapshot = self.branch = ""
 
 
 @lru_cache(UNPICKLED)
-def _unpickled(data: bytes) -> SnapshotStore:
+def _unpickled(data: bytes, snapshot: str = "", branch: str = "") -> SnapshotStore:
     if _forked:
         return _RefusedStore()
     use_icechunk()
-    return SnapshotStore(pickle.loads(data))
+    return SnapshotStore(pickle.loads(data), snapshot, None, branch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,7 +432,8 @@ class Repository:
         """
 
         def open_it() -> SnapshotStore:
-            return SnapshotStore(self.icechunk.readonly_session(snapshot_id=snapshot_id).store)
+            session = self.icechunk.readonly_session(snapshot_id=snapshot_id)
+            return SnapshotStore(session.store, snapshot_id, self)
 
         with store_errors(f"{self.location}, snapshot {snapshot_id}"):
             try:

@@ -30,7 +30,7 @@ from scenes import (
 from catalog.arrays import Steps, all_steps, choose, open_steps, read_cubes, resolutions
 from catalog.cube_writer import Written
 from catalog.errors import NotFoundError, StoreError
-from catalog.repository import Repository
+from catalog.repository import Repository, read_document
 
 STORED = 6
 ORDER = (4, 0, 5, 3, 1, 2)
@@ -250,7 +250,6 @@ def test_what_is_not_there_is_named(repository: Repository, written: Written) ->
     ("options", "reason"),
     [
         ({"dtype": "uint8"}, "has another shape, type or nodata"),
-        ({"nodata": 7}, "has another shape, type or nodata"),
         ({"transform": (10.0, 0.0, 600000.0, 0.0, -10.0, 5000000.0)}, "have other grids at 10 m"),
     ],
 )
@@ -276,6 +275,58 @@ def test_scenes_that_cannot_share_an_array_are_refused(
         )
     with pytest.raises(NotFoundError, match=reason):
         opened(repository, snapshot, ["a", "b"])
+
+
+@pytest.mark.parametrize("tags", [(None, 0), (0, None), (None, None), (65535, 0), (None, 7)])
+def test_zero_is_nodata_whatever_the_tag_says(tmp_path: Path, tags: tuple[Any, Any]) -> None:
+    """In Level-2A it is; what the tag names is no pixel either. As rasterio reads, else."""
+    (tmp_path / "files").mkdir()
+    pixels = [noise(90, 90, seed=seed) for seed in (0, 1)]
+    for number, (held, tag) in enumerate(zip(pixels, tags, strict=True)):
+        held[:20] = 0
+        if tag:
+            held[30:40] = tag
+        options = {"block": 32} if number else {}
+        write_tiff(tmp_path / "files" / f"{number}.tif", held, nodata=tag, **options)
+        if tag:
+            held[held == tag] = 0
+    source = local_source(tmp_path / "files")
+    repository = Repository.create(str(tmp_path / "repository"), [source])
+    snapshot = write(
+        repository,
+        *(references(f"s{n}", source, {"red": f"{n}.tif"}, boa_offset=0) for n in (0, 1)),
+    ).snapshot_id
+    for order in (["s0"], ["s1"], ["s0", "s1"], ["s1", "s0"]):
+        raw = opened(repository, snapshot, order).red
+        assert raw.attrs["_FillValue"] == 0
+        scaled = opened(repository, snapshot, order, reflectance=True).red
+        for step, name in enumerate(order):
+            want = pixels[int(name[1])]
+            np.testing.assert_array_equal(raw[step].values, want)
+            shown = np.where(want == 0, np.nan, want * np.float32(0.0001))
+            np.testing.assert_allclose(scaled[step].values, shown, rtol=1e-6)
+
+
+def test_zero_percent_is_a_value(tmp_path: Path) -> None:
+    """Of probabilities: a file without the tag has no nodata, one with it has the one it says."""
+    (tmp_path / "files").mkdir()
+    pixels = noise(90, 90, dtype="uint8") % 101
+    pixels[:20] = 0
+    for name, tag in (("a", None), ("b", 0)):
+        write_tiff(tmp_path / "files" / f"{name}.tif", pixels, nodata=tag)
+    source = local_source(tmp_path / "files")
+    repository = Repository.create(str(tmp_path / "repository"), [source])
+    snapshot = write(
+        repository,
+        references("a", source, {"cloud": "a.tif"}),
+        references("b", source, {"cloud": "b.tif"}),
+    ).snapshot_id
+    for order, fill in ((["a"], 255), (["b"], 0), (["a", "b"], 255)):
+        cloud = opened(repository, snapshot, order, bands=["cloud"]).cloud
+        assert cloud.attrs["_FillValue"] == fill
+        for step, name in enumerate(order):
+            want = pixels if name == "a" or fill == 0 else np.where(pixels == 0, 255, pixels)
+            np.testing.assert_array_equal(cloud[step].values, want)
 
 
 @pytest.mark.parametrize("fault", ["changed", "gone", "cut"])
@@ -310,3 +361,40 @@ def test_a_file_that_cannot_be_read_names_scene_and_band(
         assert "a1.tif" in str(error.value)
         assert error.value.__cause__ is not None
         np.testing.assert_array_equal(red[0].values, want)
+
+
+def test_a_cube_of_untagged_files_from_before_takes_new_scenes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its documents said nothing of nodata: they do from the next commit on, for plain readers too,
+    and scenes with the tag stand beside those without, at the same references."""
+    (tmp_path / "files").mkdir()
+    for name, tag in (("old", None), ("new", None), ("tagged", 0)):
+        write_tiff(tmp_path / "files" / f"{name}.tif", noise(90, 90), nodata=tag)
+    source = local_source(tmp_path / "files")
+    repository = Repository.create(str(tmp_path / "repository"), [source])
+    scenes = {
+        name: references(name, source, {"red": f"{name}.tif"}, day=day)
+        for day, name in enumerate(("old", "new", "tagged"))
+    }
+    monkeypatch.setattr("catalog.cube._stated", lambda band, tagged: tagged)
+    old = references("old", source, {"red": "old.tif"})
+    assert old.arrays[0].spec.nodata is None
+    assert old.sha256 == scenes["old"].sha256
+    first = write(repository, old).snapshot_id
+    monkeypatch.undo()
+    assert "_FillValue" not in _red(repository, first)["attributes"]
+    assert opened(repository, first).red.attrs["_FillValue"] == 0
+    snapshot = write(repository, scenes["new"], scenes["tagged"]).snapshot_id
+    assert [cube.root for cube in read_cubes(repository.store(snapshot))] == [""]
+    assert _red(repository, snapshot)["attributes"]["_FillValue"] == 0
+    again = write(repository, scenes["old"])
+    assert again.placements["old"].time_index == 0
+    np.testing.assert_array_equal(
+        opened(repository, again.snapshot_id).red.values[0],
+        read_level(tmp_path / "files" / "old.tif"),
+    )
+
+
+def _red(repository: Repository, snapshot: str) -> Any:
+    return read_document(repository.store(snapshot), "r10m/red/zarr.json")

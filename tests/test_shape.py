@@ -50,7 +50,7 @@ ORDER = [
     },
     {"cube", "masks", "seam", "grid", "warp", "mosaic"},
     {"storage", "repository", "cube_writer", "contents", "commit_check"},
-    {"codecs", "chunk_reader", "read_errors", "accessor", "arrays", "virtual"},
+    {"codecs", "chunk_reader", "read_errors", "accessor", "steps", "arrays", "virtual"},
     {"file_check", "itemless"},
     {"recorded", "stac_items", "item_table", "portable_sql", "models", "database"},
     {"views", "mosaic_array", "opening", "opening_area"},
@@ -69,7 +69,7 @@ ORDER = [
 STORE = {
     "icechunk", "zarr", "catalog.storage", "catalog.repository", "catalog.cube_writer",
     "catalog.contents", "catalog.commit_check", "catalog.arrays", "catalog.codecs",
-    "catalog.chunk_reader", "catalog.read_errors",
+    "catalog.chunk_reader", "catalog.read_errors", "catalog.steps",
 }  # fmt: skip
 SQL = {
     "sqlalchemy", "catalog.portable_sql", "catalog.models", "catalog.database", "catalog.registry",
