@@ -22,7 +22,17 @@ import icechunk
 import numpy as np
 import xarray as xr
 
-from catalog import assets, database, heads, item_rows, moments, opening, opening_area, registry
+from catalog import (
+    assets,
+    database,
+    heads,
+    item_rows,
+    moments,
+    opening,
+    opening_area,
+    placed,
+    registry,
+)
 from catalog.answers import Asker
 from catalog.changes import Changes, changes
 from catalog.errors import CatalogError, ConfigError, NotFoundError, UsageError
@@ -265,6 +275,7 @@ class Catalog:
         collection: str | Iterable[str] | None = None,
         as_of: AsOf = None,
         mask: Any = None,
+        missing: str | None = None,
         reflectance: bool = False,
         chunks: Mapping[str, Any] | str | int | None = None,
     ) -> xr.Dataset:
@@ -285,37 +296,50 @@ class Catalog:
                 id, for branches that do not have it the time of its commit; or snapshot ids by
                 branch. None for now.
             mask: classes of scl to leave out, as in ``load``.
+            missing: scenes that lack one of ``bands`` (its file could not be read, or was not
+                crawled), or scl where there is a ``mask``: ``nodata`` takes all their pixels of
+                that band, or all, for nodata; ``drop`` leaves these scenes out; ``error`` refuses
+                them. None is ``nodata`` with a ``missing.MissingBandWarning`` for a band, and
+                ``error`` for a mask. The coordinate ``missing_bands`` says which, if there are any.
             reflectance: float32 ``(DN + boa_offset) * 0.0001`` per time step with NaN for nodata
                 in reflectance bands; else raw digital numbers as stored.
             chunks: sizes by dimension, ``"auto"`` …, for dask arrays; None for arrays that are lazy
                 without dask.
 
         Returns:
-            Coordinates ``time`` (UTC), ``scene`` (item id), ``boa_offset``, ``y``, ``x`` (pixel
-            centres, metres) and ``spatial_ref``, and ``collection`` where several were joined;
+            Coordinates ``time`` (UTC, to the microsecond, as recorded), ``scene`` (item id),
+            ``boa_offset``, ``y``, ``x`` (pixel centres, metres) and ``spatial_ref``,
+            ``collection`` where several were joined, ``missing_bands`` where scenes lack some;
             ``attrs`` cite repository, branches and snapshots.
 
         Raises:
             NotFoundError: no such tile, band, resolution, class or snapshot, or no scene in that
                 time.
             UsageError: the collections that have the tile have other grids or types: says why.
+            StoreError: the repository does not have the scenes where, when and with the offsets
+                that the catalog records, or is damaged.
         """
         name = parse_tile(tile)
         wanted = parse_several(collection, parse_collection)
         with database.read_transaction(self._engine) as connection:
             then = moments.tile_snapshots(connection, self._repository_key, name, wanted, as_of)
+            if as_of is not None:
+                snapshots = {branch: snapshot for branch, (snapshot, _) in then.items()}
+                states = placed.placed_then(connection, self._repository_key, snapshots)
         held = [
-            opening.read_part(branch, snapshot, self._store(snapshot))
-            for branch, snapshot in then.items()
+            opening.part_of(branch, snapshot, scenes)
+            if as_of is None
+            else opening.part_then(branch, snapshot, self._store(snapshot), *states[branch])
+            for branch, (snapshot, scenes) in then.items()
         ]
         first, last = (None, None) if datetime is None else parse_datetime(datetime)
         parts = []
         for part in held:
             inside = np.ones(len(part.ids), np.bool_)
             if first is not None:
-                inside &= part.times >= np.floor(first.timestamp())
+                inside &= part.times >= opening.microseconds(first)
             if last is not None:
-                inside &= part.times <= last.timestamp()
+                inside &= part.times <= opening.microseconds(last)
             if inside.any():
                 parts.append(opening.some_of(part, np.flatnonzero(inside)))
         if not parts:
@@ -330,8 +354,11 @@ class Catalog:
             resolution=resolution,
             reflectance=reflectance,
             mask=mask,
+            missing=missing,
         )
-        return self._cited(opening.chunked(dataset, chunks), parts)
+        return self._cited(
+            opening.chunked(dataset, chunks), {part.branch: part.snapshot for part in parts}
+        )
 
     def load(
         self,
@@ -342,6 +369,7 @@ class Catalog:
         resampling: str | Mapping[str, str] = "nearest",
         groupby: str | None = "solar_day",
         mask: Any = None,
+        missing: str | None = None,
         reflectance: bool = False,
         chunks: Mapping[str, Any] | str | int | None = None,
         like: Any = None,
@@ -367,6 +395,7 @@ class Catalog:
             mask: classes of scl to leave out before mosaicking: ``clouds`` (8, 9, 10),
                 ``clouds_and_shadows`` (and 3), names or numbers of ``masks.SCL_CLASSES``, or
                 several. Such pixels are nodata or NaN, unless another scene of the step has them.
+            missing: as in ``cube``; what one scene of a step lacks, another may have.
             reflectance: float32 ``(DN + boa_offset) * 0.0001`` with NaN for nodata in reflectance
                 bands, each scene by its own offset; else raw digital numbers.
             chunks: sizes by dimension, ``"auto"`` …, for dask arrays; None for arrays that are lazy
@@ -394,10 +423,11 @@ class Catalog:
         if unknown := set(question) - set(signature(Query.parse).parameters):
             raise UsageError(f"load takes no {', '.join(sorted(unknown))}: `search` has the others")
         found = self.search(**question)
-        records, snapshots = self._answer(found.query, as_of)
+        records, snapshots, held = self._answer(found.query, as_of)
         dataset = opening_area.open_area(
             self._some(records, found.query),
             snapshots,
+            held,
             self._store,
             area=found.query.area,
             bands=bands,
@@ -407,10 +437,12 @@ class Catalog:
             resampling=resampling,
             groupby=groupby,
             mask=mask,
+            missing=missing,
             reflectance=reflectance,
             chunks=chunks,
         )
-        return self._cited(dataset, opening.parts_of(records, snapshots))
+        branches = {record.branch for record in records}
+        return self._cited(dataset, {b: at for b, at in snapshots.items() if b in branches})
 
     def status(self, *, store: bool = False, overdue_after: timedelta = OVERDUE) -> dict[str, Any]:
         """What the catalog holds, as plain JSON values; times are ISO 8601, UTC.
@@ -444,9 +476,12 @@ class Catalog:
             held = item_rows.collection_extents(connection, self._repository_key)
         return [collection_document(extent) for extent in held]
 
-    def _answer(self, query: Query, as_of: AsOf) -> tuple[list[SceneRecord], dict[str, str]]:
-        """The indexed scenes that answer, and the snapshot to read each of their branches at: what
-        the catalog records at one moment; at ``query.as_of`` unless ``as_of`` is given."""
+    def _answer(
+        self, query: Query, as_of: AsOf
+    ) -> tuple[list[SceneRecord], dict[str, str], dict[int, frozenset[str]]]:
+        """The indexed scenes that answer, the snapshot to read each of their branches at, and the
+        bands they have (by ``SceneRecord.pk``): what the catalog records at one moment; at
+        ``query.as_of`` unless ``as_of`` is given."""
         given = as_of is not None
         if given and query.as_of is None:
             # Scenes that were withdrawn since were there.
@@ -463,15 +498,18 @@ class Catalog:
             branches = {record.branch for record in records if record.branch is not None}
             if as_of is None or not records:
                 known = heads.branch_heads(connection, self._repository_key)
-                return records, {branch: known[branch].snapshot_id for branch in branches}
+                heads_now = {branch: known[branch].snapshot_id for branch in branches}
+                return records, heads_now, placed.bands_of(connection, records)
             snapshots = moments.snapshots_then(
                 connection, self._repository_key, sorted(branches), as_of, "this search"
             )
+            states = placed.placed_then(connection, self._repository_key, snapshots)
         parts = {
-            branch: opening.read_part(branch, snapshot, self._store(snapshot))
+            branch: opening.part_then(branch, snapshot, self._store(snapshot), *states[branch])
             for branch, snapshot in snapshots.items()
         }
-        return moments.as_recorded(records, parts), snapshots
+        then, held = moments.as_recorded(records, parts)
+        return then, snapshots, held
 
     def _some(self, records: Sequence[SceneRecord], query: Query) -> Sequence[SceneRecord]:
         """The records, if there are any.
@@ -485,8 +523,7 @@ class Catalog:
             known = moments.known_tiles(connection, self._repository_key)
         raise NotFoundError(f"no indexed scene answers {query}; there are tiles {known}")
 
-    def _cited(self, dataset: xr.Dataset, parts: Iterable[opening.Part]) -> xr.Dataset:
-        snapshots = {part.branch: part.snapshot for part in parts}
+    def _cited(self, dataset: xr.Dataset, snapshots: Mapping[str, str]) -> xr.Dataset:
         return opening.cite(dataset, self.settings.repository, snapshots)
 
     def _repository_id(self) -> str | None:
@@ -523,7 +560,13 @@ class Catalog:
         return ItemMaker(self.settings.sources, self.settings.repository_options)
 
     def _handle(self, record: SceneRecord) -> StoredScene:
-        return StoredScene(record, self._assets, self._store_at, self.settings.repository)
+        return self._handles([record])[0]
+
+    def _handles(self, records: Sequence[SceneRecord]) -> list[StoredScene]:
+        bands, where = Held(self, records), self.settings.repository
+        return [
+            StoredScene(record, self._assets, bands, self._store_at, where) for record in records
+        ]
 
     def _assets(self, record: SceneRecord) -> Mapping[str, AssetRecord]:
         with database.read_transaction(self._engine) as connection:
@@ -531,3 +574,22 @@ class Catalog:
             if files := past.get((record.pk, record.recorded_at)):
                 return files
             return assets.read_assets(connection, [record.pk]).get(record.pk, {})
+
+
+class Held:
+    """The bands that scenes of one answer have files of: asked for all at once, when the first of
+    them is opened. It pickles without the others."""
+
+    def __init__(self, catalog: Catalog, records: Sequence[SceneRecord] = ()) -> None:
+        self._catalog, self._records = catalog, records
+        self._found: dict[int, frozenset[str]] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Held, (self._catalog,)
+
+    def __call__(self, record: SceneRecord) -> frozenset[str] | None:
+        """None where it is not recorded."""
+        if self._found is None or not self._records:
+            with database.read_statements(self._catalog._engine) as connection:
+                self._found = placed.bands_of(connection, self._records or [record])
+        return self._found.get(record.pk)

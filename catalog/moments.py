@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from catalog import heads
 from catalog.errors import NotFoundError, UsageError
 from catalog.opening import Part
 from catalog.parse import parse_datetime
-from catalog.recorded import SceneRecord
+from catalog.placed import placed_scenes
+from catalog.recorded import PlacedScene, SceneRecord
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -24,19 +25,23 @@ AsOf = datetime | str | Mapping[str, str] | None
 """A time, a snapshot id, or snapshot ids by branch."""
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
 def tile_snapshots(
     connection: Connection,
     repository_id: int,
     tile: str,
     collections: Sequence[str] | None,
     as_of: AsOf,
-) -> dict[str, str]:
-    """Snapshot id to read each branch of a tile at, by branch name; at least one.
+) -> dict[str, tuple[str, list[PlacedScene]]]:
+    """Snapshot id to read each branch of a tile at, by branch name, with the scenes that the
+    catalog records there now; at least one.
 
     Raises:
         NotFoundError: no such tile in these collections, or nothing was recorded then.
     """
-    found = heads.tile_branches(connection, repository_id, tile)
+    found = placed_scenes(connection, repository_id, tile)
     if collections is not None:
         found = {name: at for name, at in found.items() if name.rpartition("/")[0] in collections}
     if not found:
@@ -47,7 +52,8 @@ def tile_snapshots(
     found = dict(sorted(found.items()))
     if as_of is None:
         return found
-    return snapshots_then(connection, repository_id, found, as_of, f"tile {tile}")
+    then = snapshots_then(connection, repository_id, found, as_of, f"tile {tile}")
+    return {branch: (snapshot, []) for branch, snapshot in then.items()}
 
 
 def snapshots_then(
@@ -85,29 +91,33 @@ def snapshots_then(
     return found
 
 
-def as_recorded(records: Sequence[SceneRecord], parts: Mapping[str, Part]) -> list[SceneRecord]:
-    """The records with their places, times and offsets as the snapshots of ``parts`` (by branch)
-    have them; scenes that these do not hold are left out."""
-    places: dict[tuple[str, str], tuple[str, int, int, int]] = {}
-    for branch, part in parts.items():
-        for n, item_id in enumerate(part.ids):
-            places[branch, item_id] = (
-                part.steps.roots[n],
-                part.steps.indices[n],
-                int(part.times[n]),
-                int(part.offsets[n]),
-            )
-    then = []
+def as_recorded(
+    records: Sequence[SceneRecord], parts: Mapping[str, Part]
+) -> tuple[list[SceneRecord], dict[int, frozenset[str]]]:
+    """The records with their places, times and offsets as ``parts`` (by branch) have them, and
+    their bands then by ``SceneRecord.pk``; scenes that these do not hold are left out."""
+    places = {
+        (branch, item_id): n for branch, part in parts.items() for n, item_id in enumerate(part.ids)
+    }
+    then, bands = [], {}
     for record in records:
-        place = places.get((record.branch or "", record.id))
-        if place is not None:
-            root, index, seconds, offset = place
-            same = int(record.datetime.timestamp() // 1) == seconds
-            at = record.datetime if same else datetime.fromtimestamp(seconds, UTC)
-            then.append(
-                replace(record, root=root, time_index=index, datetime=at, boa_offset=offset)
+        n = places.get((record.branch or "", record.id))
+        if n is None:
+            continue
+        part = parts[record.branch or ""]
+        own = part.bands[n]
+        if own is not None:
+            bands[record.pk] = own
+        then.append(
+            replace(
+                record,
+                root=part.steps.roots[n],
+                time_index=part.steps.indices[n],
+                datetime=_EPOCH + timedelta(microseconds=int(part.times[n])),
+                boa_offset=int(part.offsets[n]),
             )
-    return then
+        )
+    return then, bands
 
 
 def known_tiles(connection: Connection, repository_id: int) -> str:

@@ -61,4 +61,8 @@ def solar_day(moment: datetime, longitude: float) -> date:
     """
     # Beyond the antimeridian of a grid that crosses it, days still follow Greenwich's.
     longitude = (longitude + 180) % 360 - 180
-    return (moment + timedelta(hours=int(longitude / 15))).date()
+    try:
+        return (moment + timedelta(hours=int(longitude / 15))).date()
+    except OverflowError:
+        # In the first hours of year 1 and the last of 9999, which records of before may have.
+        return moment.date()

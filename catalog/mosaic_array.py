@@ -84,7 +84,8 @@ class Masks:
     """Which pixels of each scene to leave out; shared by the bands, so that scl is read once.
 
     Args:
-        layers: scl by item id.
+        layers: scl by branch and item id; a scene that is not among them has none, and none of its
+            pixels is known to be clear.
         classes: to leave out.
     """
 
@@ -103,14 +104,12 @@ class Masks:
         self.layers, self.classes = state["layers"], state["classes"]
         self._forget()
 
-    def masked(
-        self, scene: tuple[str, str], block: GeoBox, window: Window
-    ) -> NDArray[np.bool_] | None:
+    def masked(self, scene: tuple[str, str], block: GeoBox, window: Window) -> NDArray[np.bool_]:
         """Over all of ``window``; where scl does not reach, nothing is left out."""
         layer = self.layers.get(scene)
-        if layer is None:
-            return None
         rows, columns = window
+        if layer is None:
+            return np.ones((rows.stop - rows.start, columns.stop - columns.start), np.bool_)
         key = (scene, block, rows.start, rows.stop, columns.start, columns.stop)
         with self._lock:
             if key in self._kept:
@@ -231,8 +230,7 @@ class MosaicArray(OuterArray):
                 valid = pixels != layer.levels.nodata
             if self.masks is not None and np.any(valid):
                 masked = self.masks.masked(scene, block, window)
-                if masked is not None:
-                    valid = valid & ~masked[_within(part, window)]
+                valid = valid & ~masked[_within(part, window)]
             if self.reflectance:
                 pixels = (pixels + np.float32(layer.boa_offset)) * np.float32(REFLECTANCE_SCALE)
             free = missing if untouched else missing[place_in]

@@ -19,10 +19,22 @@ from catalog import arrays, grid
 from catalog.arrays import Cube
 from catalog.bands import BANDS, BY_NAME, band_names
 from catalog.cube import Grid
-from catalog.errors import NotFoundError, UsageError
+from catalog.errors import UsageError
 from catalog.masks import parse_mask
+from catalog.missing import parse_missing, settle
 from catalog.mosaic import group
-from catalog.opening import Opener, Part, chunked, open_bands, parts_of, some_of
+from catalog.opening import (
+    Opener,
+    Part,
+    checked,
+    chunked,
+    lacking,
+    microseconds,
+    missing_names,
+    open_bands,
+    parts_of,
+    some_of,
+)
 from catalog.recorded import SceneRecord
 from catalog.views import lazy
 
@@ -36,6 +48,7 @@ _ALIASES = {band.number: band.name for band in BANDS}
 def open_area(
     records: Sequence[SceneRecord],
     snapshots: Mapping[str, str],
+    held: Mapping[int, frozenset[str]],
     opener: Opener,
     *,
     area: BaseGeometry | None,
@@ -46,6 +59,7 @@ def open_area(
     resampling: str | Mapping[str, str],
     groupby: str | None,
     mask: Any,
+    missing: str | None,
     reflectance: bool,
     chunks: Any,
 ) -> xr.Dataset:
@@ -54,13 +68,14 @@ def open_area(
     Args:
         records: indexed scenes, at least one.
         snapshots: of their branches.
+        held: the bands that scenes have files of, by ``SceneRecord.pk``.
         area: EPSG:4326; None for all the ground of their tiles.
         The others are those of ``lookup.Catalog.load``.
     """
     grid.require_odc()
     from catalog.mosaic_array import Masks, MosaicArray
 
-    classes = parse_mask(mask)
+    classes, missing = parse_mask(mask), parse_missing(missing)
     wanted = band_names(bands) if bands is not None else None
     target = own = None
     if like is not None:
@@ -71,10 +86,10 @@ def open_area(
     projection = None if crs is None else grid.parse_crs(crs)
     group([], groupby, 0.0)
 
-    parts = parts_of(records, snapshots)
+    parts = parts_of(records, snapshots, held)
     with ThreadPoolExecutor(min(THREADS, len(parts))) as pool:
         stores = list(pool.map(lambda part: opener(part.snapshot), parts))
-        cubes = list(pool.map(arrays.read_cubes, stores))
+        cubes = list(pool.map(checked, parts, stores))
     for number, part in enumerate(parts):
         cubes[number] = [cube for cube in cubes[number] if cube.root in part.steps.roots]
     every = [cube for held in cubes for cube in held]
@@ -97,25 +112,23 @@ def open_area(
         target = grid.output_grid(crs=projection, resolution=resolution, area=area, sources=sources)
     size = grid.metres(target)
     if wanted is None:
-        wanted = tuple(_bands_at(every, size))
+        everywhere = [_bands_of(*pair) for pair in zip(parts, cubes, strict=True)]
+        somewhere = frozenset().union(*(names for some in everywhere for names in some))
+        wanted = tuple(name for name in _bands_at(every, size) if name in somewhere)
     methods = grid.parse_resampling(resampling, wanted, _ALIASES)
     for name in CATEGORICAL & set(wanted):
         named = {} if isinstance(resampling, str) else resampling
         methods[name] = named.get(name, named.get(BY_NAME[name].number, "nearest"))
 
+    records, lacks = _settled(records, parts, cubes, wanted, bool(classes), missing, what)
     opened = {*wanted, "scl"} if classes else set(wanted)
     with ThreadPoolExecutor(min(THREADS, len(parts))) as pool:
         layers: dict[str, dict[tuple[str, str], Any]] = {name: {} for name in opened}
         sizes = [size] * len(parts)
         for found in pool.map(_layers, parts, stores, cubes, [opened] * len(parts), sizes):
-            for name, held in found.items():
-                layers[name] |= held
-    masks = None
-    if classes:
-        lacking = [record.id for record in records if _key(record) not in layers["scl"]]
-        if lacking:
-            raise NotFoundError(f"{lacking[0]}: no band 'scl' to mask with")
-        masks = Masks(layers["scl"], classes)
+            for name, some in found.items():
+                layers[name] |= some
+    masks = Masks(layers["scl"], classes) if classes else None
 
     longitude = grid.middle_longitude(target)
     if not np.isfinite(longitude):
@@ -137,10 +150,45 @@ def open_area(
             reflectance=scaled,
         )
         variables[name] = _variable(name, array, sample, scaled)
-    dataset = xr.Dataset(
-        variables, _coordinates(steps, target, own, variables), {"Conventions": "CF-1.11"}
-    )
+    coordinates = _coordinates(steps, target, own, variables)
+    if any(lacks.values()):
+        names = (frozenset().union(*(lacks[_key(record)] for record in step)) for step in steps)
+        coordinates["missing_bands"] = ("time", missing_names(names))
+    dataset = xr.Dataset(variables, coordinates, {"Conventions": "CF-1.11"})
     return chunked(dataset, chunks)
+
+
+def _settled(
+    records: Sequence[SceneRecord],
+    parts: Sequence[Part],
+    cubes: Sequence[Sequence[Cube]],
+    bands: Sequence[str],
+    masked: bool,
+    missing: str | None,
+    what: str,
+) -> tuple[Sequence[SceneRecord], dict[tuple[str, str], frozenset[str]]]:
+    """The records to keep, as ``missing.settle`` has it, and which of ``bands`` each lacks."""
+    lacks: dict[tuple[str, str], frozenset[str]] = {}
+    bare: dict[tuple[str, str], bool] = {}
+    for part, held in zip(parts, cubes, strict=True):
+        keys = [(part.branch, item) for item in part.ids]
+        lacks |= zip(keys, lacking(part, held, None, bands), strict=True)
+        if masked:
+            bare |= zip(keys, map(bool, lacking(part, held, None, ["scl"])), strict=True)
+    keep = settle(
+        [record.id for record in records],
+        [lacks[_key(record)] for record in records],
+        [bare.get(_key(record), False) for record in records],
+        missing,
+        what,
+    )
+    return [records[n] for n in keep], lacks
+
+
+def _bands_of(part: Part, cubes: Sequence[Cube]) -> set[frozenset[str]]:
+    """What scenes of a part have: each set once."""
+    every = frozenset(name for cube in cubes for names in cube.bands.values() for name in names)
+    return {every - lacks for lacks in lacking(part, cubes, None, sorted(every))}
 
 
 def _layers(
@@ -175,8 +223,10 @@ def _layers(
             grids, variables = zip(*levels, strict=True)
             shared = Levels(grids, variables, variables[0].attrs.get("_FillValue"))
             for step, item_id in enumerate(here.ids):
-                layer = Layer(shared, step, int(here.offsets[step]))
-                found[name][part.branch, item_id] = layer
+                own = here.bands[step]
+                if own is None or name in own:
+                    layer = Layer(shared, step, int(here.offsets[step]))
+                    found[name][part.branch, item_id] = layer
     return found
 
 
@@ -210,10 +260,10 @@ def _coordinates(
     own: Any,
     variables: Mapping[str, xr.Variable],
 ) -> dict[str, Any]:
-    times = np.array([int(step[0].datetime.timestamp() // 1) for step in steps], np.int64)
+    times = np.array([microseconds(step[0].datetime) for step in steps], np.int64)
     names = [" ".join(record.id for record in step) for step in steps]
     coords: dict[str, Any] = {
-        "time": ("time", times.astype("datetime64[s]"), {"standard_name": "time"}),
+        "time": ("time", times.astype("datetime64[us]"), {"standard_name": "time"}),
         "scene": (
             "time",
             np.array(names, dtype=object),

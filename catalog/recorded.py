@@ -131,6 +131,21 @@ class Commit:
 
 
 @dataclass(frozen=True, slots=True)
+class PlacedScene:
+    """Where a scene stands on a branch, and what a reader of the branch must know of it."""
+
+    id: str
+    time: int
+    """Microseconds since 1970, UTC."""
+    boa_offset: int
+    root: str
+    """Cube on the branch: ``""`` or ``variant-xxxx``."""
+    time_index: int
+    bands: frozenset[str] | None
+    """Of which there is a file; None where that is not recorded."""
+
+
+@dataclass(frozen=True, slots=True)
 class KnownRepository:
     """A repository as the catalog last saw it."""
 

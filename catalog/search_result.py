@@ -55,7 +55,7 @@ class Page(Sequence[StoredScene]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [self._catalog._handle(record) for record in self.records[index]]
+            return self._catalog._handles(self.records[index])
         return self._catalog._handle(self.records[index])
 
 
@@ -66,7 +66,7 @@ class Scenes:
         self._catalog, self.query = catalog, question
 
     def __iter__(self) -> Iterator[StoredScene]:
-        return map(self._catalog._handle, self.records())
+        return iter(self._catalog._handles(self.records()))
 
     def __repr__(self) -> str:
         return f"<Scenes {self.query}>"
@@ -136,6 +136,7 @@ class Scenes:
         *,
         reflectance: bool = False,
         mask: Any = None,
+        missing: str | None = None,
         chunks: Mapping[str, Any] | str | int | None = None,
         as_of: AsOf = None,
         **grid: Any,
@@ -147,27 +148,29 @@ class Scenes:
         ``groupby`` is given: as ``Catalog.load``.
 
         Args:
-            bands, resolution, reflectance, mask, chunks, as_of, grid: as in these.
+            bands, resolution, reflectance, mask, missing, chunks, as_of, grid: as in these.
 
         Raises:
             NotFoundError: no scene answers; and as ``cube`` and ``load``.
         """
         catalog = self._catalog
-        records, snapshots = catalog._answer(self.query, as_of)
+        records, snapshots, held = catalog._answer(self.query, as_of)
         catalog._some(records, self.query)
-        parts = opening.parts_of(records, snapshots)
+        branches = {record.branch for record in records}
+        snapshots = {branch: at for branch, at in snapshots.items() if branch in branches}
         tiles = {record.tile for record in records}
         if len(tiles) == 1 and not grid:
             dataset = opening.open_tile(
-                parts,
+                opening.parts_of(records, snapshots, held),
                 catalog._store,
                 tile=tiles.pop(),
                 bands=bands,
                 resolution=resolution,
                 reflectance=reflectance,
                 mask=mask,
+                missing=missing,
             )
-            return catalog._cited(opening.chunked(dataset, chunks), parts)
+            return catalog._cited(opening.chunked(dataset, chunks), snapshots)
         known = {"crs", "like", "geobox", "resampling", "groupby"}
         if set(grid) - known:
             unknown = ", ".join(sorted(set(grid) - known))
@@ -177,6 +180,7 @@ class Scenes:
         dataset = opening_area.open_area(
             records,
             snapshots,
+            held,
             catalog._store,
             area=self.query.area,
             bands=bands,
@@ -186,10 +190,11 @@ class Scenes:
             resampling=grid.get("resampling", "nearest"),
             groupby=grid.get("groupby", "solar_day"),
             mask=mask,
+            missing=missing,
             reflectance=reflectance,
             chunks=chunks,
         )
-        return catalog._cited(dataset, parts)
+        return catalog._cited(dataset, snapshots)
 
     def to_pandas(self) -> pd.DataFrame:
         """One row per scene in order, indexed by item id; times are aware, UTC.

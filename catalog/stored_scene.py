@@ -14,7 +14,8 @@ from catalog.bands import band_names
 from catalog.errors import NotFoundError
 from catalog.footprint import footprint_geojson
 from catalog.masks import parse_mask
-from catalog.opening import mask_part, open_part, parts_of
+from catalog.missing import parse_missing
+from catalog.opening import Part, checked, mask_scene, open_part, parts_of
 from catalog.recorded import AssetRecord, SceneRecord
 
 
@@ -27,11 +28,14 @@ class StoredScene:
         self,
         record: SceneRecord,
         assets: Callable[[SceneRecord], Mapping[str, AssetRecord]],
+        bands: Callable[[SceneRecord], frozenset[str] | None],
         store: Callable[[str], icechunk.IcechunkStore],
         repository: str,
     ) -> None:
         self.record = record
-        self._load_assets, self._open_store, self._repository = assets, store, repository
+        self._load_assets, self._load_bands = assets, bands
+        self._open_store, self._repository = store, repository
+        self._held: tuple[frozenset[str] | None] | None = None
         self._assets: Mapping[str, AssetRecord] | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -89,8 +93,30 @@ class StoredScene:
         return self._open_store(self.record.snapshot_id)
 
     def cubes(self) -> list[Cube]:
-        """The one cube that holds the scene (a list, as ``arrays`` takes them)."""
-        return [cube for cube in arrays.read_cubes(self.store()) if cube.root == self.record.root]
+        """The one cube that holds the scene (a list, as ``arrays`` takes them), with the bands of
+        which the scene has a file.
+
+        Raises:
+            StoreError: the repository does not have the scene where, when and with the offset that
+                the catalog records, or is damaged.
+        """
+        return self._opened()[2]
+
+    def _opened(
+        self, *, all_bands: bool = False
+    ) -> tuple[icechunk.IcechunkStore, Part, list[Cube]]:
+        record, store = self.record, self.store()
+        assert record.branch is not None
+        assert record.snapshot_id is not None
+        if self._held is None:
+            self._held = (self._load_bands(record),)
+        (own,) = self._held
+        bands = {} if own is None else {record.pk: own}
+        (part,) = parts_of([record], {record.branch: record.snapshot_id}, bands)
+        cubes = [cube for cube in checked(part, store) if cube.root == record.root]
+        if own is not None and not all_bands:
+            cubes = [cube.having(own) for cube in cubes]
+        return store, part, cubes
 
     def open(
         self,
@@ -98,6 +124,7 @@ class StoredScene:
         bands: Sequence[str] | None = None,
         *,
         mask: Any = None,
+        missing: str | None = None,
         reflectance: bool = False,
     ) -> xr.Dataset:
         """The scene at its recorded snapshot: a lazy dataset of (y, x) variables.
@@ -107,6 +134,8 @@ class StoredScene:
                 at which all ``bands`` have an array.
             bands: ``red`` or ``B04`` …; None for all at that resolution.
             mask: classes of scl that become nodata or NaN, as ``masks.parse_mask`` takes them.
+            missing: ``nodata`` where a band that the scene does not have, and other scenes of its
+                tile do, is to read as nodata, and without scl all of it; else that is an error.
             reflectance: float32 ``(DN + boa_offset) * 0.0001`` with NaN for nodata in reflectance
                 bands; else raw digital numbers as stored.
 
@@ -117,25 +146,34 @@ class StoredScene:
 
         Raises:
             NotFoundError: not indexed, or no such resolution, band or class; says what there is.
+            StoreError: as ``cubes``.
         """
-        store, cubes = self.store(), self.cubes()
+        classes, lenient = parse_mask(mask), parse_missing(missing) == "nodata"
+        opened = self._opened(all_bands=lenient and bands is not None)
         names = band_names(bands) if bands is not None else None
-        size, chosen = arrays.choose(cubes, names, resolution, self.record.id)
-        return self._open(store, cubes, size, chosen, reflectance, parse_mask(mask))
+        size, chosen = arrays.choose(opened[2], names, resolution, self.record.id)
+        return self._open(*opened, size, chosen, reflectance, classes, lenient)
 
     def open_tree(
-        self, bands: Sequence[str] | None = None, *, mask: Any = None, reflectance: bool = False
+        self,
+        bands: Sequence[str] | None = None,
+        *,
+        mask: Any = None,
+        missing: str | None = None,
+        reflectance: bool = False,
     ) -> xr.DataTree:
         """Every resolution as one lazy tree: nodes ``r10m``, ``r20m`` … as ``open`` gives them.
 
         Args:
             bands: each node holds those of them it has; None for all.
-            mask, reflectance: as in ``open``.
+            mask, missing, reflectance: as in ``open``.
 
         Raises:
             NotFoundError: not indexed, a band that has no array at any resolution, no such class.
         """
-        store, cubes, classes = self.store(), self.cubes(), parse_mask(mask)
+        classes, lenient = parse_mask(mask), parse_missing(missing) == "nodata"
+        opened = self._opened(all_bands=lenient and bands is not None)
+        cubes = opened[2]
         there = arrays.resolutions(cubes)
         names = band_names(bands) if bands is not None else None
         for name in names or ():
@@ -144,7 +182,9 @@ class StoredScene:
         for size, held in there.items():
             chosen = [band for band in (names or held) if band in held]
             if chosen:
-                nodes[f"r{size}m"] = self._open(store, cubes, size, chosen, reflectance, classes)
+                nodes[f"r{size}m"] = self._open(
+                    *opened, size, chosen, reflectance, classes, lenient
+                )
         tree = xr.DataTree.from_dict(nodes)
         tree.attrs.update(self._citation())
         return tree
@@ -164,7 +204,7 @@ class StoredScene:
         """
         from catalog.virtual import virtual_dataset
 
-        store, cubes = self.store(), self.cubes()
+        store, _, cubes = self._opened()
         names = band_names(bands) if bands is not None else None
         size, chosen = arrays.choose(cubes, names, resolution, self.record.id)
         assert self.record.time_index is not None
@@ -177,19 +217,17 @@ class StoredScene:
     def _open(
         self,
         store: icechunk.IcechunkStore,
+        part: Part,
         cubes: Sequence[Cube],
         resolution: int,
         bands: Sequence[str],
         reflectance: bool,
         classes: Sequence[int],
+        lenient: bool,
     ) -> xr.Dataset:
-        record = self.record
-        assert record.branch is not None
-        assert record.snapshot_id is not None
-        (part,) = parts_of([record], {record.branch: record.snapshot_id})
         dataset = open_part(store, cubes, part, resolution, bands, reflectance)
         if classes:
-            dataset = mask_part(dataset, part, store, cubes, classes, resolution)
+            dataset = mask_scene(dataset, part, store, cubes, classes, resolution, lenient)
         dataset = dataset.isel(time=0)
         dataset.attrs.update(self._citation())
         return dataset

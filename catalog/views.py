@@ -60,13 +60,18 @@ class JoinedArray(OuterArray):
     Args:
         parts: (time, …), alike but for time; one that is None reads as ``fill``.
         order: (number of the part, step within it) of each step.
+        like: of their shape and dtype, where all are None.
     """
 
     def __init__(
-        self, parts: Sequence[xr.Variable | None], order: Sequence[tuple[int, int]], fill: Any
+        self,
+        parts: Sequence[xr.Variable | None],
+        order: Sequence[tuple[int, int]],
+        fill: Any,
+        like: xr.Variable | None = None,
     ) -> None:
         self.parts, self.order, self.fill = tuple(parts), tuple(order), fill
-        first = next(part for part in parts if part is not None)
+        first = like if like is not None else next(part for part in parts if part is not None)
         self.shape = (len(self.order), *first.shape[1:])
         self.dtype = first.dtype
 
@@ -90,6 +95,7 @@ class MaskedArray(OuterArray):
         pixels: (time, [band,] y, x).
         scl: (time, y, x) of the same steps; may have pixels of another size.
         rows, columns: for each row and column of ``pixels`` the one of ``scl`` at its centre.
+        unknown: steps that have no scl: all their pixels are masked.
     """
 
     def __init__(
@@ -100,8 +106,10 @@ class MaskedArray(OuterArray):
         columns: NDArray[np.int64],
         classes: Sequence[int],
         fill: Any,
+        unknown: NDArray[np.bool_] | None = None,
     ) -> None:
         self.pixels, self.scl, self.rows, self.columns = pixels, scl, rows, columns
+        self.unknown = unknown
         self.classes, self.fill = tuple(classes), fill
         self.shape, self.dtype = pixels.shape, pixels.dtype
 
@@ -110,13 +118,19 @@ class MaskedArray(OuterArray):
         rows, columns = self.rows[wanted[-2]], self.columns[wanted[-1]]
         scl = _outer_read(self.scl, (wanted[0], rows, columns))
         masked = in_classes(scl, self.classes)
+        if self.unknown is not None:
+            masked |= self.unknown[wanted[0]][:, np.newaxis, np.newaxis]
         if out.ndim == 4:
             masked = masked[:, np.newaxis]
         return np.where(masked, np.asarray(self.fill, out.dtype), out)
 
 
 def masked(
-    dataset: xr.Dataset, scl: xr.DataArray, classes: Sequence[int], resolution: float
+    dataset: xr.Dataset,
+    scl: xr.DataArray,
+    classes: Sequence[int],
+    resolution: float,
+    unknown: NDArray[np.bool_] | None = None,
 ) -> xr.Dataset:
     """``dataset`` with nodata (NaN in float bands) where ``scl`` is one of ``classes``; lazy.
 
@@ -124,6 +138,7 @@ def masked(
         dataset: variables (time, [band,] y, x).
         scl: (time, y, x) of the same steps and ground; its nearest pixel counts.
         resolution: pixel size of ``scl``, metres.
+        unknown: steps that have no scl: all their pixels are left out.
     """
     rows, columns = (
         nearest(dataset[axis].values, scl[axis].values, sign)
@@ -131,8 +146,17 @@ def masked(
     )
     for name, band in dataset.data_vars.items():
         fill = np.nan if band.dtype.kind == "f" else band.attrs.get("_FillValue", 0)
-        view = MaskedArray(band.variable, scl.variable, rows, columns, classes, fill)
+        view = MaskedArray(band.variable, scl.variable, rows, columns, classes, fill, unknown)
         dataset[name] = lazy(view, band.variable)
+    return dataset
+
+
+def emptied(dataset: xr.Dataset) -> xr.Dataset:
+    """``dataset`` with nodata, or NaN, in place of every pixel; lazy."""
+    for name, band in dataset.data_vars.items():
+        fill = np.nan if band.dtype.kind == "f" else band.attrs.get("_FillValue", 0)
+        steps = [(0, step) for step in range(band.shape[0])]
+        dataset[name] = lazy(JoinedArray([None], steps, fill, like=band.variable), band.variable)
     return dataset
 
 
