@@ -1,5 +1,8 @@
-"""Why something of a repository could not be read, in terms of who reads: the file that a chunk
-lies in, the branch and the snapshot. No error of another library gets past these."""
+"""Why something of a repository could not be read, in terms of who reads.
+
+The file that a chunk lies in, the branch and the snapshot are named; no error of another library
+gets past these.
+"""
 
 from __future__ import annotations
 
