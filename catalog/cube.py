@@ -48,6 +48,9 @@ TIME_CHUNK = 1024
 """Steps per chunk of the coordinates along time: one small chunk for fourteen years of a tile."""
 TIME_UNITS = "seconds since 1970-01-01"
 REFLECTANCE_SCALE = 0.0001
+MAX_TILES = 2**16
+"""Of a scene, all files and levels together: some 1 500 in Earth Search's tiles of 1024, 25 000 in
+tiles of 256. What is written takes some kilobyte of memory each."""
 _ORDER = {band.name: number for number, band in enumerate(BANDS)}
 
 Transform = tuple[float, float, float, float, float, float]
@@ -162,8 +165,19 @@ def scene_references(scene: Scene, headers: Iterable[Header]) -> SceneReferences
     """The arrays that ``headers`` (one per band) become in the cube of ``scene``'s tile.
 
     Raises:
-        UnreadableFileError: a header's CRS is another than the scene's, or two files of one band.
+        UnreadableFileError: a header's CRS is another than the scene's, two files of one band, or
+            more tiles than any archive's scene has: then of the file with most of them.
     """
+    headers = list(headers)
+    tiles = {header.asset.band: _tiles(header) for header in headers}
+    if sum(tiles.values()) > MAX_TILES:
+        most = max(headers, key=_tiles).asset
+        raise UnreadableFileError(
+            f"the scene's files have {sum(tiles.values())} tiles, this one {tiles[most.band]} of "
+            f"them, and {MAX_TILES} at most can be referenced",
+            band=most.band,
+            href=most.href,
+        )
     arrays: dict[str, ArrayReferences] = {}
     sizes: dict[str, tuple[int, int]] = {}
     for header in sorted(headers, key=lambda h: (_ORDER.get(h.asset.band, 99), h.asset.band)):
@@ -198,6 +212,10 @@ def scene_references(scene: Scene, headers: Iterable[Header]) -> SceneReferences
         arrays=ordered,
         sha256=refs_digest((a.spec.path, a.location, a.offsets, a.lengths) for a in ordered),
     )
+
+
+def _tiles(header: Header) -> int:
+    return sum(level.offsets.size for level in header.levels)
 
 
 def refs_digest(

@@ -33,6 +33,8 @@ from catalog.sources import hosts_of, location, resolve
 
 PIXEL_IS_POINT = 2
 """GTRasterTypeGeoKey: the tie point is a pixel's centre, not its corner."""
+FINEST, COARSEST = 1.0, 10_000.0
+"""Metres a pixel, of the full resolution."""
 PATIENCE = Patience()
 GONE = 64
 """Files in a row, of any scene, that a source may leave unanswered before it counts as away."""
@@ -252,14 +254,22 @@ def _transform(image: Directory, asset: Asset) -> Transform:
         (sx, sy), (i, j, _, x, y, _) = scale, tie
         found = (sx, 0.0, x - i * sx, 0.0, -sy, y + j * sy)
     elif asset.transform is not None:
-        return asset.transform
+        return _checked(asset.transform, "its item's transform")
     else:
         raise UnreadableFileError("neither the file nor its item says where its pixels lie")
-    a, b, c, d, e, f = found
-    if not all(map(math.isfinite, found)) or a <= 0 or b or d or e >= 0:
-        raise UnreadableFileError(f"its pixels are on no north-up grid: transform {found}")
+    a, b, c, d, e, f = _checked(found, "transform")
     if image.geo_key(RASTER_TYPE) == PIXEL_IS_POINT:
         return (a, b, c - a / 2, d, e, f - e / 2)
+    return found
+
+
+def _checked(found: Transform, whose: str) -> Transform:
+    """The same of a file's and an item's: both name the group that the pixels go to."""
+    a, b, _, d, e, _ = found
+    if not all(map(math.isfinite, found)) or a <= 0 or b or d or e >= 0:
+        raise UnreadableFileError(f"its pixels are on no north-up grid: {whose} {found}")
+    if not (FINEST <= a <= COARSEST and FINEST <= -e <= COARSEST):
+        raise UnreadableFileError(f"its pixels are of {a:g} by {-e:g} m: {whose} {found}")
     return found
 
 

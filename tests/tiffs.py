@@ -103,9 +103,10 @@ def build(
     made = images() if made is None else made
     head = 16 if big else 8
     starts, at = [], head
-    for one in made:
+    for number, one in enumerate(made):
         starts.append(at)
-        at += len(_directory(one, [0] * len(one.tiles), 0, order, big, at, {}))
+        given = (tables or {}).get(number, {})
+        at += len(_directory(one, [0] * len(one.tiles), 0, order, big, at, given))
     places: list[list[int]] = []
     body = b""
     for one in made:
