@@ -18,6 +18,7 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
+    func,
     select,
     tuple_,
     union_all,
@@ -183,7 +184,8 @@ def _statement(limited: bool) -> Select[Any]:
             entry.status,
             entry.item_id,
             COLLECTIONS.c.name,
-            entry.tile,
+            # Of an earlier state: the tile that it was on.
+            func.coalesce(BRANCHES.c.tile, entry.tile),
             entry.datetime,
             entry.recorded_at,
             entry.revision,

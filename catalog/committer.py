@@ -18,7 +18,7 @@ from catalog.cube_writer import Placement, Written, withdraw_batch, write_batch
 from catalog.database import read_transaction, write_transaction, write_twice
 from catalog.errors import BusyError, SceneError
 from catalog.header import Header
-from catalog.known import same_acquisitions
+from catalog.known import same_acquisitions, scenes_elsewhere
 from catalog.lease import Lease
 from catalog.recorded import Commit, IndexedScene, IndexedState
 from catalog.recovery import indexed_scene
@@ -76,7 +76,8 @@ class Committer:
         self.report.updated += len(same)
 
     def write(self, key: tuple[str, str], batch: Sequence[Ready]) -> None:
-        """Scenes of one tile (``key`` is its collection and name): one commit, one transaction.
+        """Scenes of one tile (``key`` is its collection and name): one commit, one transaction; and
+        one more commit for each tile that some of them were on before.
 
         Raises:
             SceneError: another's branch is where the tile's would be.
@@ -87,23 +88,36 @@ class Committer:
         branch = f"{collection}/{tile}"
         self.lease.check()
         self._check_branch(branch, batch[0].scene.id)
-        written = write_batch(
-            self.repository,
-            branch,
-            collection=collection,
-            tile=tile,
-            scenes=[ready.references for ready in batch],
-            crawl=str(self.crawl_id),
-        )
+        ids = [ready.scene.id for ready in batch]
+        left = self._leave(collection, branch, ids)
+        try:
+            written = write_batch(
+                self.repository,
+                branch,
+                collection=collection,
+                tile=tile,
+                scenes=[ready.references for ready in batch],
+                crawl=str(self.crawl_id),
+            )
+        except Exception:
+            with write_transaction(self.engine) as connection:
+                for commit, gone in left:
+                    self._record_withdrawn(connection, commit, gone)
+            raise
         scenes = [ready.indexed(written.placements[ready.scene.id]) for ready in batch]
         transform = batch[0].references.arrays[0].spec.grid.transform
         origin = (transform[2], transform[5])
         commit = _commit(collection, tile, batch[0].scene.epsg, written, origin)
-        ids = [ready.scene.id for ready in batch]
 
         def record(connection: Connection) -> tuple[bool, dict[str, list[str]]]:
-            mine = records.record_indexed(
-                connection, self.repository_id, commit, scenes, self.crawl_id
+            # One change of each scene: it is there no more, and here.
+            mine = all(
+                [self._record_withdrawn(connection, old, ()) for old, _ in left]
+                + [
+                    records.record_indexed(
+                        connection, self.repository_id, commit, scenes, self.crawl_id
+                    )
+                ]
             )
             return mine, same_acquisitions(connection, self.repository_id, collection, ids)
 
@@ -112,7 +126,7 @@ class Committer:
         for item, others in twins.items():
             log.info("%s is the same acquisition as %s", item, ", ".join(others))
         self.report.duplicates += len(twins)
-        self.report.commits += 1
+        self.report.commits += 1 + len(left)
         self.report.indexed += len(batch)
         self._log("%s: %d scenes, snapshot %s", written, len(batch))
 
@@ -144,6 +158,39 @@ class Committer:
         self.report.commits += 1
         self.report.withdrawn += len(ids)
         self._log("%s: %d scenes withdrawn, snapshot %s", written, len(ids))
+
+    def _leave(
+        self, collection: str, branch: str, ids: Sequence[str]
+    ) -> list[tuple[Commit, Sequence[str]]]:
+        """Takes scenes out of the other branches that they are on, whose tile their items had:
+        the commits, not recorded yet, and whom each took out.
+
+        A scene has one place, and it leaves the old one before it is at the new: a process that
+        dies in between leaves a scene that is withdrawn and outstanding.
+        """
+        with read_transaction(self.engine) as connection:
+            where = scenes_elsewhere(connection, self.repository_id, collection, ids, branch)
+            known = heads.branch_heads(connection, self.repository_id) if where else {}
+        left: list[tuple[Commit, Sequence[str]]] = []
+        for other, moved in where.items():
+            old = known[other]
+            written = withdraw_batch(
+                self.repository,
+                other,
+                collection=collection,
+                tile=old.tile,
+                ids=moved,
+                crawl=str(self.crawl_id),
+                moved=True,
+            )
+            left.append((_commit(collection, old.tile, old.epsg, written), moved))
+            self._log(f"%s: %d scenes leave for {branch}, snapshot %s", written, len(moved))
+        return left
+
+    def _record_withdrawn(self, connection: Connection, commit: Commit, ids: Sequence[str]) -> bool:
+        return records.record_indexed(
+            connection, self.repository_id, commit, [], self.crawl_id, withdrawn=ids
+        )
 
     def _check_branch(self, branch: str, scene: str) -> None:
         """A branch that is not recorded is begun by us, or by a crawl that died before its first

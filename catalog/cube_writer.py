@@ -136,10 +136,14 @@ def withdraw_batch(
     tile: str,
     ids: Sequence[str],
     crawl: str,
+    moved: bool = False,
 ) -> Written:
     """Takes scenes out of ``branch`` in one commit: their references go, and their place in the
     ``scene`` coordinate becomes empty, so that any Zarr reader finds nodata and no name there.
     Ids that are not there are left as they are; earlier snapshots keep everything.
+
+    Args:
+        moved: they are written to another branch next; the commit says so.
 
     Raises:
         StoreError: the repository refused the commit.
@@ -159,7 +163,9 @@ def withdraw_batch(
         return gone
 
     wanted = frozenset(ids)
-    metadata = {"crawl": crawl, "scenes": [], "withdrawn": list(ids)}
+    metadata: dict[str, Any] = {"crawl": crawl, "scenes": [], "withdrawn": list(ids)}
+    if moved:
+        metadata["moved"] = list(ids)
     return _commit(repository, branch, f"{len(ids)} scenes of {tile} withdrawn", clear, metadata)
 
 

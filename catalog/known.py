@@ -110,6 +110,31 @@ def wanted_scenes(
     }
 
 
+def scenes_elsewhere(
+    connection: Connection, repository_id: int, collection: str, ids: Iterable[str], branch: str
+) -> dict[str, list[str]]:
+    """Other branches than ``branch`` that hold some of these items, with their ids. One
+    statement."""
+    scene = SCENES.c
+    statement = (
+        select(BRANCHES.c.name, scene.item_id)
+        .join(BRANCHES, BRANCHES.c.id == scene.branch_id)
+        .join(COLLECTIONS, COLLECTIONS.c.id == scene.collection_id)
+        .where(
+            scene.repository_id == repository_id,
+            COLLECTIONS.c.name == collection,
+            one_of(scene.item_id, list(ids)),
+            scene.status != "withdrawn",
+            BRANCHES.c.name != branch,
+        )
+        .order_by(BRANCHES.c.name, scene.item_id)
+    )
+    found: dict[str, list[str]] = {}
+    for name, item in connection.execute(statement):
+        found.setdefault(name, []).append(item)
+    return found
+
+
 def outstanding_scenes(
     connection: Connection,
     repository_id: int,
@@ -152,11 +177,13 @@ def indexed_states(
             scene.datetime,
             scene.boa_offset,
             scene.warnings,
+            BRANCHES.c.name.label("branch"),
             scene.root,
             scene.time_index,
             scene.refs_sha256,
         )
         .join(COLLECTIONS, COLLECTIONS.c.id == scene.collection_id)
+        .join(BRANCHES, BRANCHES.c.id == scene.branch_id)
         .where(
             scene.repository_id == repository_id,
             COLLECTIONS.c.name == collection,
@@ -171,6 +198,7 @@ def indexed_states(
             datetime=row.datetime,
             boa_offset=row.boa_offset,
             warnings=tuple(row.warnings),
+            branch=row.branch,
             root=row.root,
             time_index=row.time_index,
             refs_sha256=row.refs_sha256,

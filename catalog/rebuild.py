@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 import icechunk
@@ -91,6 +92,41 @@ class Rebuilt:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A branch to be recorded."""
+
+    behind: Behind
+    last: Mapping[str, int]
+    """Scene → the last commit of the history that names it."""
+    newest: Mapping[str, StoredScene]
+    """What the branch holds at its end."""
+    epsg: int
+    scenes: Mapping[str, Scene]
+    """Those of ``newest`` that are described by more than the store."""
+
+
+def _sharing(behind: Sequence[Behind]) -> list[list[Behind]]:
+    """The branches, those together that name the same scene of a collection."""
+    group = list(range(len(behind)))
+
+    def root(number: int) -> int:
+        while group[number] != number:
+            number = group[number]
+        return number
+
+    first: dict[tuple[str, str], int] = {}
+    for number, one in enumerate(behind):
+        for snapshot in one.history:
+            for name in (*snapshot.scenes, *snapshot.withdrawn):
+                other = root(first.setdefault((one.collection, name), number))
+                group[max(other, root(number))] = min(other, root(number))
+    found: dict[int, list[Behind]] = {}
+    for number, one in enumerate(behind):
+        found.setdefault(root(number), []).append(one)
+    return list(found.values())
+
+
 class Rebuild:
     """Records what the repository has and the database has not.
 
@@ -153,10 +189,10 @@ class Rebuild:
         try:
             for one in behind:
                 mend_head(self._engine, self._repository_id, one)
-                if one.history:
-                    await self._branch(one)
                 if one.foreign is not None:
                     self._leave(one, one.foreign.snapshot_id, one.foreign.reason, one.foreign.after)
+            for together in _sharing([one for one in behind if one.history]):
+                await self._branches(together)
             outcome = "done"
         finally:
             done = self.rebuilt
@@ -193,7 +229,36 @@ class Rebuild:
             ) from error
         return found
 
-    async def _branch(self, behind: Behind) -> None:
+    async def _branches(self, together: Sequence[Behind]) -> None:
+        """Branches that share scenes, which went from one to another: their commits in the order in
+        which they were made, so that the last says where a scene is."""
+        opened = [await self._open(behind) for behind in together]
+        order: list[tuple[datetime, int, int]] = []
+        for which, behind in enumerate(together):
+            latest = behind.history[0].written_at
+            for number, snapshot in enumerate(behind.history):
+                latest = max(latest, snapshot.written_at)
+                order.append((latest, which, number))
+        order.sort()
+        written = {
+            (which, name): place
+            for place, (_, which, number) in enumerate(order)
+            for name in together[which].history[number].scenes
+        }
+        left: set[int] = set()
+        for place, (_, which, number) in enumerate(order):
+            if which in left:
+                continue
+            snapshot = together[which].history[number]
+            moved = {
+                name
+                for name in snapshot.moved
+                if any(written.get((other, name), -1) > place for other in range(len(together)))
+            }
+            if not await self._commit(opened[which], number, moved):
+                left.add(which)
+
+    async def _open(self, behind: Behind) -> _Opened:
         history = behind.history
         last = {
             scene: number
@@ -207,30 +272,40 @@ class Rebuild:
         )
         epsg = await asyncio.to_thread(cube_epsg, head)
         scenes = await asyncio.to_thread(self._described, behind, newest)
-        for number, snapshot in enumerate(history):
-            store = self._repository.store(snapshot.id)
-            names = set(snapshot.scenes)
-            if number == 0 and behind.since is None:
-                # Of commits that have expired, their scenes are left.
-                names |= set(await asyncio.to_thread(scene_ids, store))
-            current = {
-                scene: newest[scene]
-                for scene in names & newest.keys()
-                if last.get(scene, number) == number
-            }
-            earlier = await self._stored(store, names - current.keys())
-            if lost := names - current.keys() - earlier.keys():
-                self.rebuilt.lost += len(lost)
-                log.warning(
-                    "%s: commit %s names %s and does not hold it",
-                    behind.branch, snapshot.id, ", ".join(sorted(lost)),
-                )  # fmt: skip
-            if strange := [one for one in (*current.values(), *earlier.values()) if _lies(one)]:
-                left = behind.foreign.after + 1 if behind.foreign else 0
-                reason = f"it refers to no file for {strange[0].id!a}"
-                self._leave(behind, snapshot.id, reason, len(history) - number - 1 + left)
-                return
-            await self._record(behind, snapshot, store, current, earlier, scenes, epsg)
+        return _Opened(behind, last, newest, epsg, scenes)
+
+    async def _commit(self, opened: _Opened, number: int, moved: Collection[str]) -> bool:
+        """Records one commit; False where it is not recorded, nor are those after it.
+
+        Args:
+            moved: scenes that it took out for another branch, which has them.
+        """
+        behind = opened.behind
+        snapshot = behind.history[number]
+        store = self._repository.store(snapshot.id)
+        names = set(snapshot.scenes)
+        if number == 0 and behind.since is None:
+            # Of commits that have expired, their scenes are left.
+            names |= set(await asyncio.to_thread(scene_ids, store))
+        current = {
+            scene: opened.newest[scene]
+            for scene in names & opened.newest.keys()
+            if opened.last.get(scene, number) == number
+        }
+        earlier = await self._stored(store, names - current.keys())
+        if lost := names - current.keys() - earlier.keys():
+            self.rebuilt.lost += len(lost)
+            log.warning(
+                "%s: commit %s names %s and does not hold it",
+                behind.branch, snapshot.id, ", ".join(sorted(lost)),
+            )  # fmt: skip
+        if strange := [one for one in (*current.values(), *earlier.values()) if _lies(one)]:
+            reason = f"it refers to no file for {strange[0].id!a}"
+            self._leave(behind, snapshot.id, reason, len(behind.history) - number - 1)
+            return False
+        withdrawn = [name for name in snapshot.withdrawn if name not in moved]
+        await self._record(opened, snapshot, store, current, earlier, withdrawn)
+        return True
 
     def _leave(self, behind: Behind, snapshot: str, reason: str, after: int) -> None:
         self.rebuilt.foreign += 1 + after
@@ -285,14 +360,14 @@ class Rebuild:
 
     async def _record(
         self,
-        behind: Behind,
+        opened: _Opened,
         snapshot: Snapshot,
         store: icechunk.IcechunkStore,
         current: Mapping[str, StoredScene],
         earlier: Mapping[str, StoredScene],
-        scenes: Mapping[str, Scene],
-        epsg: int,
+        withdrawn: Sequence[str],
     ) -> None:
+        behind, scenes, epsg = opened.behind, opened.scenes, opened.epsg
         names = dict.fromkeys((*snapshot.scenes, *sorted({*current, *earlier})))
         states = [found for name in names if (found := current.get(name) or earlier.get(name))]
         indexed: list[IndexedScene] = []
@@ -331,12 +406,12 @@ class Rebuild:
                 f"{behind.branch}: no file of commit {snapshot.id} can be read: {unanswered[0]}; "
                 "what is recorded stays, run it again"
             )
-        self._write(behind, snapshot, indexed, epsg, states[0].grid if states else None)
+        self._write(opened, snapshot, indexed, withdrawn, states[0].grid if states else None)
         done = self.rebuilt
         done.commits += 1
         done.branches += snapshot is behind.history[-1]
         done.scenes += len(current)
-        done.withdrawn += len(snapshot.withdrawn)
+        done.withdrawn += len(withdrawn)
         done.revisions += len(earlier)
         done.complete += len(whole)
         done.partial += len(current) - len(whole)
@@ -345,14 +420,15 @@ class Rebuild:
 
     def _write(
         self,
-        behind: Behind,
+        opened: _Opened,
         snapshot: Snapshot,
         indexed: Sequence[IndexedScene],
-        epsg: int,
+        withdrawn: Sequence[str],
         grid: Grid | None,
     ) -> None:
+        behind = opened.behind
         origin = (grid.transform[2], grid.transform[5]) if grid else None
-        commit = behind.commit(snapshot, epsg=epsg, origin=origin)
+        commit = behind.commit(snapshot, epsg=opened.epsg, origin=origin)
         known = next((i.scene for i in indexed if i.scene.boa_evidence != BOA_EVIDENCE), None)
         self._lease.check()
         with write_transaction(self._engine) as connection:
@@ -368,7 +444,7 @@ class Rebuild:
                 commit,
                 indexed,
                 self._crawl,
-                withdrawn=snapshot.withdrawn,
+                withdrawn=withdrawn,
             ):
                 raise BusyError(f"{behind.branch}: another has recorded commit {snapshot.id}")
 

@@ -186,6 +186,7 @@ class IndexedState:
     datetime: Instant
     boa_offset: int
     warnings: tuple[str, ...]
+    branch: str
     root: str
     time_index: int
     refs_sha256: str

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
@@ -46,6 +47,7 @@ from catalog.errors import BusyError, StoreError
 from catalog.failures import forget_failures
 from catalog.models import (
     BRANCHES,
+    COLLECTIONS,
     SCENE_REVISIONS,
     SCENES,
     SNAPSHOTS,
@@ -156,7 +158,8 @@ def record_indexed(
             "has another"
         ) from error
     if withdrawn:
-        _withdraw(connection, repository_id, collection, withdrawn, commit, crawl, moment)
+        gone = _Withdrawal(repository_id, collection, branch.id, commit, crawl, moment)
+        gone.record(connection, withdrawn)
     return True
 
 
@@ -262,34 +265,75 @@ def _record_states(
     forget_failures(connection, repository_id, collection, list(batch))
 
 
-def _withdraw(
-    connection: Connection,
-    repository_id: int,
-    collection: int,
-    ids: Sequence[str],
-    commit: Commit,
-    crawl: int | None,
-    moment: datetime,
+@dataclass(frozen=True, slots=True)
+class _Withdrawal:
+    """One commit that took scenes out of its branch."""
+
+    repository_id: int
+    collection: int
+    branch_id: int
+    commit: Commit
+    crawl: int | None
+    moment: datetime
+
+    def record(self, connection: Connection, ids: Sequence[str]) -> None:
+        """Those that are indexed on another branch meanwhile stay so; what is outstanding for
+        another tile stays to be done."""
+        before = _existing(connection, self.repository_id, self.collection, ids)
+        indexed = [
+            row.id
+            for row in before.values()
+            if row.status == "indexed" and row.branch_id == self.branch_id
+        ]
+        if not indexed:
+            return
+        outstanding = connection.execute(
+            select(SCENES.c.id, SCENES.c.wanted).where(
+                one_of(SCENES.c.id, indexed), SCENES.c.wanted_sha256.is_not(None)
+            )
+        )
+        moving = {
+            key for key, wanted in outstanding if wanted and wanted["tile"] != self.commit.tile
+        }
+        _keep_revisions(connection, indexed, self.moment)
+        for keys, work in ((set(indexed) - moving, _NO_WORK), (moving, {})):
+            if keys:
+                connection.execute(
+                    update(SCENES)
+                    .where(one_of(SCENES.c.id, sorted(keys)))
+                    .values(
+                        status="withdrawn",
+                        revision=SCENES.c.revision + 1,
+                        snapshot_id=self.commit.snapshot_id,
+                        refs_sha256=NO_REFERENCES,
+                        recorded_at=self.moment,
+                        crawl_id=self.crawl,
+                        **work,
+                    )
+                )
+        done = [name for name, row in before.items() if row.id not in moving]
+        forget_failures(connection, self.repository_id, self.collection, done)
+
+
+def record_left(
+    connection: Connection, repository_id: int, collection: str, branch: str, ids: Sequence[str]
 ) -> None:
-    before = _existing(connection, repository_id, collection, ids)
-    indexed = [row.id for row in before.values() if row.status == "indexed"]
-    if not indexed:
-        return
-    _keep_revisions(connection, indexed, moment)
+    """Scenes that a branch holds and that could not be recorded as indexed: what moves them to
+    another tile has to take them out there. One statement."""
+    names = select(COLLECTIONS.c.id).where(COLLECTIONS.c.name == collection)
+    held = select(BRANCHES.c.id).where(
+        BRANCHES.c.repository_id == repository_id, BRANCHES.c.name == branch
+    )
     connection.execute(
         update(SCENES)
-        .where(one_of(SCENES.c.id, indexed))
-        .values(
-            status="withdrawn",
-            revision=SCENES.c.revision + 1,
-            snapshot_id=commit.snapshot_id,
-            refs_sha256=NO_REFERENCES,
-            recorded_at=moment,
-            crawl_id=crawl,
-            **_NO_WORK,
+        .where(
+            SCENES.c.repository_id == repository_id,
+            SCENES.c.collection_id == names.scalar_subquery(),
+            one_of(SCENES.c.item_id, ids),
+            SCENES.c.snapshot_id.is_(None),
         )
+        .values(branch_id=held.scalar_subquery())
     )
-    forget_failures(connection, repository_id, collection, ids)
 
 
 def _now() -> datetime:

@@ -206,6 +206,8 @@ async def recover(
                     "a rebuild of the database did not come to its end: run `cogcat rebuild` again"
                 )
     refused: list[str] = []
+    # Where scenes have left for another branch, that one first: they are there, and not gone.
+    found.sort(key=lambda behind: any(snapshot.moved for snapshot in behind.history))
     for behind in found:
         mend_head(engine, repository_id, behind)
         done = Recovered(1 if behind.mend else 0, 0, 0, 0, 0, 0)
@@ -331,6 +333,9 @@ async def _record(
                 crawl,
                 withdrawn=gone if last else [],
             )
+        if left := [item for item in ids if item not in {one.scene.id for one in adopted}]:
+            records.record_left(connection, repository_id, behind.collection, behind.branch, left)
+    gone = [item for item in gone if not any(item in found.moved for found in history)]
     return Recovered(1, len(history), len(adopted), len(gone), len(ids) - len(adopted), requests)
 
 

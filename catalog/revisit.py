@@ -56,6 +56,8 @@ def same_by_headers(
 
 
 def _same_coordinates(scene: Scene, state: IndexedState) -> bool:
+    if state.branch != f"{scene.collection}/{scene.tile}":
+        return False
     return scene.boa_offset == state.boa_offset and int(scene.datetime.timestamp()) == int(
         state.datetime.timestamp()
     )

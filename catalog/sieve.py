@@ -6,6 +6,7 @@ one whose files are plainly as indexed has its record written anew; the rest is 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +25,8 @@ from catalog.revisit import same_by_item
 from catalog.scene import Scene
 from catalog.settings import Source
 
+log = logging.getLogger(__name__)
+
 UNKNOWN = "unknown"
 """The collection of items that name none, where none was asked for."""
 REMEMBERED = 65_536
@@ -38,6 +41,16 @@ class Work:
     """Whose files are to be read."""
     states: dict[tuple[str, str], IndexedState]
     """What is indexed of those of them that have changed, by collection and item id."""
+
+
+def _is_newer(scene: Scene, other: Scene | None) -> bool:
+    """Which of two items of one id is taken: the later in the answer; of two on different tiles,
+    since a scene has one place, whichever says that it was updated later, in any order."""
+    if other is None or other.tile == scene.tile:
+        return True
+    never = datetime.min.replace(tzinfo=UTC)
+    log.warning("%s: two items of this id lie on %s and %s", scene.id, other.tile, scene.tile)
+    return (scene.updated or never, scene.tile) > (other.updated or never, other.tile)
 
 
 @dataclass(slots=True)
@@ -80,7 +93,7 @@ class Sieve:
             if scene.updated is not None and (mark is None or scene.updated > mark):
                 self.report.watermark = scene.updated
             key = (scene.collection, scene.id)
-            if key not in self.in_hand:
+            if key not in self.in_hand and _is_newer(scene, scenes.get(key)):
                 scenes[key], sources[key] = scene, document
         work = Work([], {})
         transaction = read_transaction if self.dry_run else write_transaction
