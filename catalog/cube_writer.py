@@ -38,12 +38,13 @@ from catalog.cube import (
     spec_of_document,
     variant_root,
 )
-from catalog.errors import StoreError, first_line
+from catalog.errors import SceneError, StoreError, first_line
 from catalog.repository import (
     LONGEST_NAME,
     NO_FILE,
     Repository,
     get_document,
+    is_name,
     put_bytes,
     step_references,
 )
@@ -51,6 +52,12 @@ from catalog.storage import PATIENCE, is_remote, store_errors
 
 _Change = Callable[[icechunk.IcechunkStore], Coroutine[Any, Any, dict[str, "Placement"]]]
 
+MOST_VARIANTS = 64
+"""Sibling cubes on one branch: real archives have two or three layouts of a tile."""
+MOST_ARRAYS = 1_024
+"""Of one cube: a cube of all bands and their overviews has some eighty."""
+MOST_CHUNKS = 2**17
+"""References of one scene: one of all bands has some thousands."""
 TRIES = 5
 """Of a commit that another writer of the same branch got in before."""
 
@@ -116,6 +123,7 @@ def write_batch(
     """Writes ``scenes`` (ids all different) of one tile into ``branch``, made if there is none.
 
     Raises:
+        SceneError: the store cannot hold one of them; none is written.
         StoreError: the repository has no container for a location, or refused the commit.
     """
     ids = [scene.id for scene in scenes]
@@ -307,6 +315,8 @@ async def _fill(
     tile: str,
     scenes: Sequence[SceneReferences],
 ) -> dict[str, Placement]:
+    for scene in scenes:
+        _check_scene(scene)
     cubes = await read_cubes(store)
     where = {
         scene: Placement(cube.root, index)
@@ -341,8 +351,33 @@ async def _fill(
         place = placements[scene.id]
         cube = cubes[place.root]
         for array in scene.arrays:
-            _put_references(store, cube, array, place.time_index)
+            try:
+                _put_references(store, cube, array, place.time_index)
+            except (ValueError, TypeError, OverflowError, icechunk.IcechunkError) as error:
+                raise SceneError(
+                    f"the repository refuses its references: {first_line(error)}",
+                    scene=scene.id,
+                    band=array.spec.band,
+                    href=array.location,
+                ) from error
     return placements
+
+
+def _check_scene(scene: SceneReferences) -> None:
+    """What the store cannot hold is one scene's fault, and no batch's.
+
+    Raises:
+        SceneError: says which.
+    """
+    reason = None
+    if not is_name(scene.id):
+        reason = f"its id is no name that can be printed, of at most {LONGEST_NAME} bytes"
+    elif not -(2**15) <= scene.boa_offset < 2**15:
+        reason = f"its boa_offset {scene.boa_offset} is none of 16 bits"
+    elif sum(array.lengths.size for array in scene.arrays) > MOST_CHUNKS:
+        reason = f"its files have more than {MOST_CHUNKS} tiles"
+    if reason:
+        raise SceneError(reason, scene=scene.id)
 
 
 def _cube_for(scene: SceneReferences, cubes: dict[str, Cube]) -> Cube:
@@ -354,7 +389,17 @@ def _cube_for(scene: SceneReferences, cubes: dict[str, Cube]) -> Cube:
             break
     else:
         root = variant_root(specs)
+        if root not in cubes and len(cubes) > MOST_VARIANTS:
+            raise SceneError(
+                f"its files are laid out like none of the {len(cubes)} cubes of its tile: no more "
+                "are made",
+                scene=scene.id,
+            )
         cube = cubes.setdefault(root, Cube(root))
+    if len(cube.specs.keys() | specs.keys()) > MOST_ARRAYS:
+        raise SceneError(
+            f"its tile's cube would have more than {MOST_ARRAYS} arrays", scene=scene.id
+        )
     for path, spec in specs.items():
         if spec.group not in cube.grids:
             cube.grids[spec.group] = spec.grid
