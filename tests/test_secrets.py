@@ -201,6 +201,48 @@ def test_a_world_full_of_secrets(
         looked_over(stack, tmp_path)
 
 
+def test_what_an_api_wants_goes_to_its_own_host(
+    stac_seen: tuple[str, list[tuple[str, str | None]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a redirect nor a next page takes it elsewhere, though settings allow the place."""
+    url, seen = stac_seen
+    port = url.rpartition(":")[2]
+    Path("cogcat.toml").write_text(f'stac = "{url}"\nstac_hosts = ["http://localhost:{port}"]\n')
+    monkeypatch.setenv("COGCAT_STAC_AUTHORIZATION", f"X-Api-Key: {WORD}")
+    assert run_cli("init").exit_code == 0
+    done = run_cli("crawl", "--tile", "10TFR", "--log-level", "debug")
+    assert done.exit_code == 2
+    without_word(done.stdout, done.stderr)
+    assert ("127.0.0.1", WORD) in seen
+    assert ("localhost", None) in seen
+    assert set(seen) == {("127.0.0.1", WORD), ("localhost", None)}
+
+
+@pytest.fixture
+def stac_seen() -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
+    """An API that sends on to another name of its host, and which names asked with which key."""
+    seen: list[tuple[str, str | None]] = []
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name, _, port = (self.headers["Host"] or "").partition(":")
+            seen.append((name, self.headers["X-Api-Key"]))
+            self.send_response(302 if name == "127.0.0.1" else 403)
+            self.send_header("Location", f"http://localhost:{port}/v1")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_POST = do_GET
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", seen
+        server.shutdown()
+
+
 SECRETS = (
     "https://u:{}@h.org/v1", "https://{}@h.org/v1", "https://a:{}@{}@h.org/", "http://h.org/v1?key={}",
     "https://h.org/v1?api_key={}", "https://h.org/v1?API-Key={}", "https://h.org/?token={}",
