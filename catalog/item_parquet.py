@@ -7,6 +7,7 @@ document as it is read here, so the same scene crawled from its API afterwards c
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -17,9 +18,12 @@ import shapely
 
 from catalog.errors import ConfigError, SourceError, first_line
 from catalog.parse import format_datetime
+from catalog.unreadable import UnreadableItem
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch, Schema
+
+log = logging.getLogger(__name__)
 
 TOP_LEVEL = frozenset(
     ("type", "stac_version", "stac_extensions", "id", "geometry", "bbox", "links", "assets",
@@ -47,13 +51,19 @@ def read_parquet_items(path: Path) -> Iterator[dict[str, Any]]:
         raise ConfigError(
             f"{path}: Parquet needs pyarrow: pip install 'cogcat[parquet]'"
         ) from error
-    number = 0
+    number = readable = 0
+    fault: str | None = None
     try:
         with ParquetFile(path, buffer_size=_BUFFER) as file:
             _check(file.schema_arrow, path)
             for batch in file.iter_batches(batch_size=_ITEMS):
                 for item in _items(batch):
                     number += 1
+                    if isinstance(item, UnreadableItem):
+                        fault = fault or item.fault
+                        log.warning("%s: item %d: %s", path, number, item.fault)
+                    else:
+                        readable += 1
                     yield item
     except SourceError:
         raise
@@ -62,6 +72,8 @@ def read_parquet_items(path: Path) -> Iterator[dict[str, Any]]:
         raise SourceError(f"{path}: not readable {where}: {first_line(error)}") from error
     if number == 0:
         raise SourceError(f"{path}: holds no item")
+    if readable == 0:
+        raise SourceError(f"{path}: not readable from its start: {fault}")
 
 
 def _check(schema: Schema, path: Path) -> None:
@@ -91,7 +103,13 @@ def _items(batch: RecordBatch) -> Iterator[dict[str, Any]]:
         plain = getattr(column, "storage", column)
         columns[name] = _coarse(plain).to_pylist(maps_as_pydicts="lossy")
     for row in range(batch.num_rows):
-        yield _item({name: values[row] for name, values in columns.items()})
+        values = {name: column[row] for name, column in columns.items()}
+        name = values.get("id")
+        try:
+            yield _item(values)
+        except (ValueError, TypeError, shapely.errors.ShapelyError) as error:
+            known = name if isinstance(name, str) else None
+            yield UnreadableItem(first_line(error), repr(name), id=known)
 
 
 def _coarse(column: Any) -> Any:

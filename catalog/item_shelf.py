@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
+
+from catalog.errors import first_line
+from catalog.unreadable import UnreadableItem
+
+log = logging.getLogger(__name__)
 
 
 class ItemShelf:
@@ -23,10 +29,7 @@ class ItemShelf:
             with self._rows:
                 self._rows.executemany(
                     "INSERT OR REPLACE INTO items VALUES (?, ?, ?)",
-                    (
-                        (str(item.get("collection")), str(item.get("id")), json.dumps(item))
-                        for item in items
-                    ),
+                    _rows(items),
                 )
         except BaseException:
             self.close()
@@ -54,3 +57,15 @@ class ItemShelf:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _rows(items: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
+    for item in items:
+        if isinstance(item, UnreadableItem):
+            continue
+        names = str(item.get("collection")), str(item.get("id"))
+        try:
+            "".join(names).encode()
+            yield *names, json.dumps(item)
+        except (ValueError, RecursionError) as error:
+            log.warning("%s is left out: %s", ascii(names[1])[:300], first_line(error))

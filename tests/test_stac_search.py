@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import shapely
 
-from catalog.errors import ConfigError, SourceError, UsageError
+from catalog.errors import ConfigError, ItemError, SourceError, UsageError
+from catalog.item import scene_from_item
 from catalog.item_file import read_items
 from catalog.stac_api import redact_url
 from catalog.stac_query import StacQuery, item_judge
@@ -535,6 +536,8 @@ def test_one_item_from_a_file(tmp_path: Path) -> None:
         (json.dumps(ITEMS)[:-20].encode(), "not JSON after entry 2", 2),
         (json.dumps(ITEMS[0]).encode() + b"\n{oops", "not JSON after entry 1", 1),
         (b'[{"type": "Catalog"}]', "entry 1 is not a STAC item", 0),
+        (b"\x1f\x8b\x08\x00", "is gzip: unpack it", 0),
+        (b'{"type": "Feature", "id": "x", "n": NaN}', "entry 1 .*: NaN is not JSON", 0),
         (b"[5]", "entry 1 is not a STAC item", 0),
         (b"hello", "not JSON after entry 0", 0),
         (b'{"type": "Feature",}', "not JSON", 0),
@@ -556,3 +559,69 @@ def test_files_that_are_not_items(
     assert str(path) in str(caught.value)
     items = read_items(path)
     assert [next(items) for _ in range(good)] == ITEMS[:good]
+
+
+@pytest.mark.parametrize("kind", ["lines", "list", "collection"])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        '{"type": "Feature", "id": "bad", "n": NaN}',
+        '{"type": "Feature", "id": "bad", "n": {"x": [Infinity]}}',
+        '{"type": "Feature", "id": "bad", "n": ' + "9" * 10_000 + "}",
+        '{"type": "Feature", "id": "bad", "n": ' + "[" * 200_000 + "]" * 200_000 + "}",
+        '{"type": "Feature", "id": "bad", "n": "\udcff"}',
+        '{"type": "Feature", "id": "bad", oops}',
+        '{"type": "Feature", "id": "bad", "n": [1,],}',
+        '{"type": "Catalog", "id": "bad"}',
+        "5",
+        "null",
+        "[]",
+    ],
+)
+@pytest.mark.parametrize("chunk", [7, 1 << 18])
+def test_one_bad_entry_of_a_file_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, bad: str, chunk: int
+) -> None:
+    if kind == "lines" and bad == "[]":
+        pytest.skip("an empty list among lines holds nothing")
+    if chunk == 7 and len(bad) > 1_000:
+        pytest.skip("slow, and the same")
+    monkeypatch.setattr("catalog.item_file._CHUNK", chunk)
+    entries = [json.dumps(ITEMS[0]), bad, json.dumps(ITEMS[1]), bad, json.dumps(ITEMS[2])]
+    text = {
+        "lines": "\n".join(entries),
+        "list": f"[{','.join(entries)}]",
+        "collection": f'{{"features": [{",".join(entries)}], "links": []}}',
+    }[kind]
+    path = tmp_path / "items"
+    path.write_text(text, errors="surrogateescape")
+    found = list(read_items(path))
+    assert [found[0], found[2], found[4]] == ITEMS
+    for entry in (found[1], found[3]):
+        with pytest.raises(ItemError):
+            scene_from_item(entry)
+
+
+def test_relative_hrefs_are_resolved(tmp_path: Path) -> None:
+    hrefs = ["./B04.tif", "../a b/B04.tif", "/x/B04.tif", "https://h/B04.tif", "s3://b/k.tif"]
+    assets: dict[str, Any] = {str(at): {"href": href} for at, href in enumerate(hrefs)}
+    assets |= {"odd": 5, "none": {"href": None}}
+    item = make_item(1, assets=assets)
+    links = [5, {"rel": "self"}, {"rel": "self", "href": "https://stac.org/c/items/x.json"}]
+    in_bucket = [{"rel": "self", "href": "s3://bucket/c/items/x.json"}]
+    path = tmp_path / "items.ndjson"
+    path.write_text(
+        "\n".join(json.dumps(item | {"links": there}) for there in ([], links, in_bucket))
+    )
+    read = [
+        [found["assets"][str(at)]["href"] for at in range(len(hrefs))] for found in read_items(path)
+    ]
+    here = tmp_path.as_uri()
+    assert read == [
+        [f"{here}/B04.tif", f"{here.rpartition('/')[0]}/a b/B04.tif", "file:///x/B04.tif",
+         *hrefs[3:]],
+        ["https://stac.org/c/items/B04.tif", "https://stac.org/c/a b/B04.tif",
+         "https://stac.org/x/B04.tif", *hrefs[3:]],
+        ["s3://bucket/c/items/B04.tif", "s3://bucket/c/a b/B04.tif", "s3://bucket/x/B04.tif",
+         *hrefs[3:]],
+    ]  # fmt: skip
