@@ -12,6 +12,7 @@ from virtualizarr.manifests import ChunkManifest, ManifestArray
 from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.core.sync import sync
 
+from catalog.read_errors import damage
 from catalog.repository import step_references
 
 
@@ -25,7 +26,17 @@ def virtual_dataset(
     Args:
         group: path of the group in the store, such as ``r10m``.
         time_index: of the scene in its cube.
+
+    Raises:
+        StoreError: the repository is damaged, or the snapshot has expired.
     """
+    with damage(store):
+        return _virtual_dataset(store, group, time_index, bands)
+
+
+def _virtual_dataset(
+    store: icechunk.IcechunkStore, group: str, time_index: int, bands: Sequence[str]
+) -> xr.Dataset:
     node = zarr.open_group(store, path=group, mode="r")
     variables: dict[str, Any] = {}
     for band in bands:
