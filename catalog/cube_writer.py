@@ -423,7 +423,8 @@ async def read_cubes(store: icechunk.IcechunkStore) -> dict[str, Cube]:
     except MALFORMED as error:
         raise StoreError(
             f"snapshot {store.session.snapshot_id} holds what cogcat has not written: "
-            f"{type(error).__name__}: {first_line(error)}"
+            f"{type(error).__name__}: {first_line(error)}; put back a copy of the repository, or "
+            "crawl into a new one"
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -190,7 +191,7 @@ def store_errors(what: str) -> Iterator[None]:
     """What fails in a repository that was open already is a ``StoreError`` that names ``what``."""
     try:
         yield
-    except (icechunk.IcechunkError, OSError) as error:
+    except (icechunk.IcechunkError, OSError, *_UNREADABLE) as error:
         if is_damage(error):
             raise _damaged(what, error) from error
         raise StoreError(
@@ -203,6 +204,10 @@ def store_errors(what: str) -> Iterator[None]:
         raise _damaged(what, error) from error
 
 
+_UNREADABLE = (json.JSONDecodeError, UnicodeDecodeError)
+"""Of a document whose bytes have changed."""
+
+
 def is_panic(error: BaseException) -> bool:
     """A panic of icechunk's native code: no ``Exception``, so that it is not caught by mistake."""
     return type(error).__name__ == "PanicException"
@@ -210,6 +215,8 @@ def is_panic(error: BaseException) -> bool:
 
 def is_damage(error: BaseException) -> bool:
     """What the storage gave is not what a repository wrote there, or is there no more."""
+    if isinstance(error, _UNREADABLE):
+        return True
     if not isinstance(error, icechunk.IcechunkError):
         return False
     text = str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import pickle
@@ -46,10 +47,10 @@ from scenes import (
 from catalog import cube_writer
 from catalog.arrays import all_steps, open_steps, read_cubes, resolutions
 from catalog.bands import BY_NAME
-from catalog.cube import refs_digest, scene_references
+from catalog.cube import SceneReferences, refs_digest, scene_references
 from catalog.cube_writer import Placement, scene_ids, stored_refs_digest, write_batch
 from catalog.demo.archive import Archive, build_archive
-from catalog.errors import NotFoundError, StoreError
+from catalog.errors import NotFoundError, SceneError, StoreError
 from catalog.header import Header, HeaderReader
 from catalog.item import scene_from_item
 from catalog.repository import Repository
@@ -880,3 +881,70 @@ def test_two_processes_lose_nothing(source: Source, empty: Repository, tmp_path:
         assert [s.id for s in repository.history(branch, since=None)] == snapshots
         assert len(snapshots) == 20
         assert list(ids(repository, snapshots[-1])) == [f"s{n}" for n in range(20)]
+
+
+# What one scene can do to the others
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"boa_offset": 40_000}, "boa_offset"),
+        ({"id": "a\x1b[31m"}, "id"),
+        ({"id": "x" * 2_000}, "id"),
+        ({"id": ""}, "id"),
+    ],
+)
+def test_a_scene_that_the_store_cannot_hold_is_named_and_none_is_written(
+    empty: Repository, one_file: SceneReferences, changes: dict[str, Any], reason: str
+) -> None:
+    bad = dataclasses.replace(one_file, **{"id": "bad"} | changes)
+    with pytest.raises(SceneError, match=reason) as refused:
+        write(empty, one_file, bad)
+    assert refused.value.scene == bad.id
+    assert empty.history(BRANCH, since=None) == []
+
+
+def test_references_that_icechunk_refuses_are_their_scenes(
+    empty: Repository, one_file: SceneReferences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise ValueError("invalid location")
+
+    monkeypatch.setattr(icechunk.IcechunkStore, "set_virtual_refs_arr", refuse)
+    with pytest.raises(SceneError, match=r"good red: .*invalid location"):
+        write(empty, one_file)
+    assert empty.history(BRANCH, since=None) == []
+
+
+def test_a_tile_has_so_many_layouts_and_no_more(
+    empty: Repository, one_file: SceneReferences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cube_writer, "MOST_VARIANTS", 2)
+
+    def laid_out(number: int) -> SceneReferences:
+        arrays = tuple(
+            dataclasses.replace(a, spec=dataclasses.replace(a.spec, nodata=number))
+            for a in one_file.arrays
+        )
+        return dataclasses.replace(one_file, id=f"s{number}", arrays=arrays)
+
+    written = write(empty, *map(laid_out, range(3)))
+    assert len({place.root for place in written.placements.values()}) == 3
+    with pytest.raises(SceneError, match="s3: its files are laid out like none of the 3 cubes"):
+        write(empty, laid_out(3))
+    again = dataclasses.replace(laid_out(2), id="again")
+    assert write(empty, again).placements["again"].root == written.placements["s2"].root
+
+
+@pytest.fixture
+def one_file(tmp_path: Path, empty: Repository) -> SceneReferences:
+    """A scene of one file, in a container that ``empty`` has."""
+    ((name, prefix),) = empty.containers.items()
+    write_small_cog(tmp_path / "files" / "one.tif", noise(128, 128))
+    made = references("good", local_source(tmp_path / "files", name), {"red": "one.tif"})
+    arrays = tuple(
+        dataclasses.replace(array, location=f"vcc://{name}/one.tif") for array in made.arrays
+    )
+    assert prefix
+    return dataclasses.replace(made, arrays=arrays)
