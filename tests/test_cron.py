@@ -13,6 +13,7 @@ from stacks import C1, DATES, L2A, SCENES, Stack
 
 from catalog import cron, lease, upkeep, watches
 from catalog.database import open_engine, write_transaction
+from catalog.demo.faults import Fault
 from catalog.errors import StoreError
 from catalog.repository import Repository
 from catalog.setup import keep_up
@@ -80,6 +81,26 @@ def test_without_a_query_all_watches_run_from_where_they_have_got_to(stack: Stac
     assert "valley" in stack.cli("status").stdout
     assert stack.cli("watch", "remove", "rest").exit_code == 0
     assert set(run(stack)["watches"]) == {"valley"}
+
+
+def test_an_incomplete_answer_moves_no_watermark_and_withdraws_nothing(
+    local_stack: Stack,
+) -> None:
+    stack = local_stack
+    add(stack, "valley", "--tile", "10TFR")
+    run(stack)
+    before = saved(stack, "valley").watermark
+    short = {"features": stack.items[:1], "numberMatched": len(stack.items), "links": []}
+    stack.server.faults.paths["/stac/v1/search"] = Fault(
+        status=200, body=json.dumps(short).encode()
+    )
+    for how in ((), ("--full",), ("--sync",)):
+        refused = stack.cli("crawl", "--watch", "valley", *how)
+        assert refused.exit_code == 2, refused.stderr
+        assert "incomplete answer is not believed" in refused.stderr
+    stack.server.faults.reset()
+    assert saved(stack, "valley").watermark == before
+    assert stack.rows("SELECT count(*) FROM scenes WHERE status <> 'indexed'") == [(0,)]
 
 
 def test_what_changed_since_is_found_and_an_interrupted_crawl_moves_nothing_on(
