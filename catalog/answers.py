@@ -22,6 +22,7 @@ from catalog.area import query_geometry
 from catalog.errors import NotFoundError
 from catalog.filter_sql import Mask
 from catalog.filter_tree import Spatial
+from catalog.footprint import stored_footprints
 from catalog.query import PER_TILE, Query
 from catalog.recorded import SceneRecord
 from catalog.scene_rows import FOOTPRINT, WIDTH, decoder
@@ -193,9 +194,7 @@ class _Test:
         if self.rest is None:
             return np.ones(len(rows), dtype=np.bool_)
         known = list(zip(*(row[self._width :] for row in rows), strict=True))
-        shapes = shapely.from_wkb(
-            np.array([bytes(row[self._footprint]) for row in rows], dtype=object)
-        )
+        shapes = stored_footprints([row[self._footprint] for row in rows])
         return filter_sql.holds(self.rest, known, lambda node: self._spatial(node, shapes))
 
     def _spatial(self, node: Spatial, shapes: Any) -> Mask:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from functools import cache, lru_cache
@@ -11,8 +12,9 @@ from typing import Any
 from sqlalchemy import Connection, Select, delete, insert, select, tuple_
 
 from catalog.bands import BANDS
+from catalog.errors import ConfigError, first_line
 from catalog.models import ASSETS, RASTERS, SCENE_REVISIONS, SCENES
-from catalog.portable_sql import one_of, one_of_these, upsert
+from catalog.portable_sql import is_text, one_of, one_of_these, upsert
 from catalog.recorded import AssetRecord, Raster, SceneRecord
 
 _ORDER = {band.name: place for place, band in enumerate(BANDS)}
@@ -23,16 +25,33 @@ _RASTER = ("width", "height", "x", "y", "pixel_width", "pixel_height", "dtype", 
 def read_assets(connection: Connection, scenes: Sequence[int]) -> dict[int, dict[str, AssetRecord]]:
     """The files of scenes, by ``SceneRecord.pk`` and band, in the order of ``bands.BANDS``; those
     that have none are absent. One statement."""
+    rows = list(map(tuple, connection.execute(_files(), {"scenes": list(scenes)})))
     found: dict[int, dict[str, AssetRecord]] = {}
-    ordered: list[tuple[Any, ...]] = sorted(
-        map(tuple, connection.execute(_files(), {"scenes": list(scenes)})),
-        key=lambda row: (row[0], _ORDER.get(row[1], len(_ORDER)), row[1]),
-    )
-    for pk, band, *rest in ordered:
-        own: dict[str, Any] = dict(zip(_FILE, rest[: len(_FILE)], strict=True))
-        raster = _raster(*rest[len(_FILE) :])
-        found.setdefault(pk, {})[band] = AssetRecord(band=band, **own, raster=raster)
+    with _sound():
+        rows.sort(key=lambda row: (row[0], _ORDER.get(row[1], len(_ORDER)), row[1]))
+        for pk, band, *rest in rows:
+            own: dict[str, Any] = dict(zip(_FILE, rest[: len(_FILE)], strict=True))
+            is_text(own["href"])
+            raster = _raster(*rest[len(_FILE) :])
+            found.setdefault(pk, {})[band] = AssetRecord(band=band, **own, raster=raster)
     return found
+
+
+@contextmanager
+def _sound() -> Iterator[None]:
+    """Around what is made of rows.
+
+    Raises:
+        ConfigError: they are not as they were written.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(
+            f"the database is damaged: the files of a scene are no files ({first_line(error)})"
+        ) from error
 
 
 @cache
@@ -61,20 +80,26 @@ def past_assets(
     statement = select(then.scene_id, then.recorded_at, then.assets).where(
         one_of(then.scene_id, sorted({pk for pk, _ in wanted}))
     )
-    found: dict[tuple[int, datetime], dict[str, AssetRecord]] = {}
-    for pk, at, rows in connection.execute(statement):
-        if (pk, at) not in wanted:
-            continue
-        files = found[pk, at] = {}
-        for row in sorted(rows, key=lambda row: _ORDER.get(row["band"], len(_ORDER))):
-            moment = row["last_modified"]
-            taken = None if moment is None else datetime.fromisoformat(moment)
-            # Files of states that were replaced before rasters were recorded have none.
-            raster = row.get("raster")
-            if raster is not None:
-                raster = Raster(**raster | {"transform": tuple(raster["transform"])})
-            files[row["band"]] = AssetRecord(**row | {"last_modified": taken, "raster": raster})
-    return found
+    with _sound():
+        return {
+            (pk, at): dict(map(_past_file, sorted(rows, key=_place)))
+            for pk, at, rows in connection.execute(statement)
+            if (pk, at) in wanted
+        }
+
+
+def _place(row: Mapping[str, Any]) -> int:
+    return _ORDER.get(row["band"], len(_ORDER))
+
+
+def _past_file(row: Mapping[str, Any]) -> tuple[str, AssetRecord]:
+    moment = row["last_modified"]
+    taken = None if moment is None else datetime.fromisoformat(moment)
+    # Files of states that were replaced before rasters were recorded have none.
+    raster = row.get("raster")
+    if raster is not None:
+        raster = Raster(**raster | {"transform": tuple(raster["transform"])})
+    return row["band"], AssetRecord(**dict(row) | {"last_modified": taken, "raster": raster})
 
 
 @lru_cache(1024)

@@ -11,31 +11,27 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
-from sqlalchemy.exc import (
-    ArgumentError,
-    DBAPIError,
-    InterfaceError,
-    NoSuchModuleError,
-    OperationalError,
-)
+from sqlalchemy import URL, Connection, Engine, create_engine, inspect, make_url, text
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
-from catalog.errors import BusyError, CatalogError, ConfigError, DatabaseLostError, redacted
-from catalog.models import REVISION
+from catalog.errors import CatalogError, ConfigError, DatabaseLostError, redacted
+from catalog.json_values import brief
+from catalog.models import REVISION, Base
 from catalog.patience import Patience
+from catalog.portable_sql import from_json, to_json
 from catalog.printable import printable
 from catalog.redaction import is_secret_name
+from catalog.sql_errors import damaged, translated
+from catalog.sqlite_file import WRITE, open_sqlite, sqlite_file
 
 PATIENCE = Patience(retries=4, first=1.0)
 """With a server that has answered before and refuses connections now: it may be restarting."""
 BUSY_SECONDS = 30
 """How long a writer of SQLite waits for another one."""
-_WRITE = "cogcat_write"
 _MIGRATION_LOCK = 0x636F6763
 """Key of PostgreSQL's advisory lock around a migration: two ``init`` at once take turns."""
 
@@ -62,9 +58,7 @@ def open_engine(url: str, *, cache: int | None = None) -> Engine:
     """
     parsed = _parse(url)
     if parsed.get_backend_name() == "sqlite":
-        engine = _open_sqlite(parsed)
-        if cache is not None:
-            event.listen(engine, "connect", partial(_keep_pages, cache))
+        engine = open_sqlite(parsed, shown(parsed), busy=BUSY_SECONDS, cache=cache)
     else:
         # prepare_threshold: psycopg would prepare a statement at its fifth use, and
         # PostgreSQL then plan it without knowing the values: 3 ms became 30.
@@ -72,7 +66,13 @@ def open_engine(url: str, *, cache: int | None = None) -> Engine:
         if "connect_timeout" not in parsed.query:
             options["connect_timeout"] = 10
         # A connection that broke while it lay idle is noticed, and replaced, before its next use.
-        engine = create_engine(parsed, connect_args=options, pool_pre_ping=True)
+        engine = create_engine(
+            parsed,
+            connect_args=options,
+            pool_pre_ping=True,
+            json_serializer=to_json,
+            json_deserializer=from_json,
+        )
     if exists(engine):
         try:
             with read_transaction(engine) as connection:
@@ -86,7 +86,7 @@ def open_engine(url: str, *, cache: int | None = None) -> Engine:
 
 def exists(engine: Engine) -> bool:
     """False for a SQLite file that is not there yet; True for everything else."""
-    file = _sqlite_file(engine.url)
+    file = sqlite_file(engine.url)
     return file is None or file.exists()
 
 
@@ -148,7 +148,7 @@ def write_transaction(engine: Engine) -> Iterator[Connection]:
         BusyError: another process holds it for too long.
     """
     with _translated(engine), _connect(engine) as connection:
-        writing = connection.execution_options(**{_WRITE: True})
+        writing = connection.execution_options(**{WRITE: True})
         with writing.begin():
             yield writing
 
@@ -183,6 +183,7 @@ def migrate(engine: Engine) -> None:
     from alembic.config import Config
     from alembic.util import CommandError
 
+    check_migratable(engine)
     config = Config()
     config.set_main_option("script_location", str(migrations_directory()).replace("%", "%%"))
     with migration_connection(engine) as connection:
@@ -191,9 +192,25 @@ def migrate(engine: Engine) -> None:
             command.upgrade(config, "head")
         except CommandError as error:
             raise ConfigError(
-                f"database {shown(engine.url)} cannot be migrated: {error}; was it made by a "
-                "later version of cogcat?"
+                f"database {shown(engine.url)} cannot be migrated: {error}"
             ) from error
+        _check_tables(connection, engine)
+
+
+@contextmanager
+def set_up_alone(engine: Engine) -> Iterator[None]:
+    """Around what ``cogcat init`` does: of several at once on one server, one at a time. On SQLite
+    they are kept apart by the file and by the storage alone.
+
+    Raises:
+        ConfigError: the database cannot be reached.
+    """
+    if engine.dialect.name == "sqlite":
+        yield
+        return
+    with _translated(engine), engine.connect() as connection, connection.begin():
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK + 1})
+        yield
 
 
 @contextmanager
@@ -209,7 +226,7 @@ def migration_connection(engine: Engine) -> Iterator[Connection]:
             # On the driver's connection: the pragma does nothing inside a transaction.
             _pragma(connection, "foreign_keys = OFF")
         try:
-            writing = connection.execution_options(**{_WRITE: True})
+            writing = connection.execution_options(**{WRITE: True})
             with writing.begin():
                 if lite:
                     yield writing
@@ -233,13 +250,59 @@ def check_revision(engine: Engine) -> None:
         ConfigError: it has none or another; names both and what to do.
     """
     found = _revision(engine)
-    if found == REVISION:
-        return
-    what = "is not set up" if found is None else f"is at revision {found}"
-    raise ConfigError(
-        f"database {shown(engine.url)} {what}, this version of cogcat needs revision {REVISION}: "
-        "run `cogcat init`"
+    if found != REVISION:
+        what = "is not set up" if found is None else f"is at revision {found}"
+        raise _other_revision(engine, found) or ConfigError(
+            f"database {shown(engine.url)} {what}, this version of cogcat needs revision "
+            f"{REVISION}: run `cogcat init`"
+        )
+
+
+def check_migratable(engine: Engine) -> None:
+    """Make sure that the database is none yet, or of this version of cogcat, or of an earlier one.
+
+    Raises:
+        ConfigError: it is a later version's, or another program's.
+    """
+    error = _other_revision(engine, _revision(engine))
+    if error is not None:
+        raise error
+
+
+def _other_revision(engine: Engine, found: str | None) -> ConfigError | None:
+    """What is wrong with a database whose revision no migration of ours leads away from."""
+    if found is None:
+        return None
+    versions = (migrations_directory() / "versions").glob("[0-9]*_*.py")
+    known = {path.name.partition("_")[0] for path in versions}
+    if found in known:
+        return None
+    where = f"database {shown(engine.url)} is at revision {brief(found)}"
+    if re.fullmatch(r"\d{4}", found, re.ASCII) and found > REVISION:
+        return ConfigError(
+            f"{where}, this version of cogcat knows {REVISION} at most: cogcat is older than the "
+            "database: upgrade cogcat"
+        )
+    return ConfigError(
+        f"{where}, which is none of cogcat's: is it another program's database? name another"
     )
+
+
+def _check_tables(connection: Connection, engine: Engine) -> None:
+    """That the revision which the database names is the one that it has."""
+    there = inspect(connection)
+    tables = set(there.get_table_names())
+    for table in Base.metadata.sorted_tables:
+        missing: set[str] = set()
+        if table.name in tables:
+            columns = {column["name"] for column in there.get_columns(table.name)}
+            missing = {column.name for column in table.columns} - columns
+        if table.name not in tables or missing:
+            what = f"column {table.name}.{min(missing)}" if missing else f"table {table.name}"
+            raise ConfigError(
+                f"database {shown(engine.url)} is at revision {REVISION} but lacks the {what}: "
+                "restore a copy, or make it anew: `cogcat rebuild` into an empty one"
+            )
 
 
 def migrations_directory() -> Path:
@@ -250,13 +313,27 @@ def migrations_directory() -> Path:
 
 
 def _revision(engine: Engine) -> str | None:
+    """What the database says that it is; None where it says nothing, or is not there.
+
+    Raises:
+        ConfigError: it says several things, or none where it should.
+    """
     if not exists(engine):
         return None
     with read_transaction(engine) as connection:
         if not inspect(connection).has_table("alembic_version"):
             return None
-        found = connection.execute(text("SELECT version_num FROM alembic_version"))
-        return found.scalar_one_or_none()
+        found = connection.execute(text("SELECT version_num FROM alembic_version LIMIT 3"))
+        rows = list(found.scalars())
+        if not rows and not set(inspect(connection).get_table_names()) & set(Base.metadata.tables):
+            return None  # as Alembic leaves it that has gone all the way back
+    if len(rows) != 1 or not isinstance(rows[0], str):
+        said = ", ".join(map(brief, rows)) or "no revision"
+        raise ConfigError(
+            f"database {shown(engine.url)}: its table alembic_version names {said} in place of "
+            "one revision: it is damaged, or another program's; restore a copy, or name another"
+        )
+    return rows[0]
 
 
 _answered: WeakSet[Engine] = WeakSet()
@@ -318,111 +395,19 @@ def _unknown(url: URL) -> ConfigError:
     )
 
 
-def _sqlite_file(url: URL) -> Path | None:
-    """The file of a SQLite URL; None for a server, memory or a ``file:`` URI."""
-    name = url.database
-    if url.get_backend_name() != "sqlite" or not name or name == ":memory:":
-        return None
-    return None if name.startswith("file:") else Path(name)
-
-
-def _open_sqlite(url: URL) -> Engine:
-    file = _sqlite_file(url)
-    if file is not None:
-        if not file.parent.is_dir():
-            raise ConfigError(f"database {shown(url)}: no such directory {str(file.parent)!r}")
-        if file.is_dir():
-            raise ConfigError(f"database {shown(url)}: {str(file)!r} is a directory")
-    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
-    event.listen(engine, "connect", _set_up_sqlite)
-    event.listen(engine, "begin", _begin_sqlite)
-    if file is not None:
-        _watch_file(engine, file)
-    return engine
-
-
-def _watch_file(engine: Engine, file: Path) -> None:
-    """SQLite would go on writing into a file that has been removed, and make a new, empty one for
-    the next connection: both are refused."""
-    opened: tuple[int, int] | None = None
-
-    def check(*_: object) -> None:
-        nonlocal opened
-        try:
-            found = file.stat()
-            here = (found.st_dev, found.st_ino)
-        except FileNotFoundError:
-            here = None
-        if opened is None:
-            opened = here
-        elif here != opened:
-            what = "removed" if here is None else "replaced"
-            raise DatabaseLostError(
-                f"database {shown(engine.url)}: its file was {what} while it was in use; put it "
-                "back, or make the catalog anew, then run this again"
-            )
-
-    event.listen(engine, "do_connect", check)
-    event.listen(engine, "begin", check)
-
-
-def _set_up_sqlite(connection: sqlite3.Connection, record: object) -> None:
-    # The driver opens transactions by itself before some statements only: it is
-    # told to leave that alone, and `_begin_sqlite` opens all of them.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    # NORMAL in WAL: a power cut may lose the last commits but breaks nothing, and
-    # a crawl finds what was lost in the repository.
-    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _keep_pages(cache: int, connection: sqlite3.Connection, record: object) -> None:
-    connection.execute(f"PRAGMA cache_size = -{cache}").close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get(_WRITE, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
 def _pragma(connection: Connection, pragma: str) -> None:
     raw = connection.connection.dbapi_connection
     assert isinstance(raw, sqlite3.Connection)
     raw.execute(f"PRAGMA {pragma}").close()
 
 
-_ADVICE = (
-    (r"disk is full|No space left", "make room, then run this again; what is recorded stays"),
-    (r"readonly database", "make the file and its directory writable, then run this again"),
-    (r"disk I/O error|malformed", "look after the disk; what is in the repository is safe there"),
-)
-
-
 @contextmanager
 def _translated(engine: Engine) -> Iterator[None]:
-    """Turn the driver's errors of a whole database into ours; a statement's own pass unchanged."""
+    """Nothing but errors of ours comes from a database, whatever is wrong with it."""
     try:
         yield
-    except DBAPIError as error:
-        reason = str(error.orig).strip()
-        lines = reason.splitlines()
-        line = lines[0] if lines else "no answer"
-        where = f"database {shown(engine.url)}"
-        if "database is locked" in reason:
-            raise BusyError(f"{where}: another process has been writing for too long") from error
-        if re.search(r"no such table|relation .* does not exist", reason):
-            raise ConfigError(f"{where}: {lines[0]}: run `cogcat init`") from error
-        if error.connection_invalidated:
-            raise DatabaseLostError(
-                f"{where} went away: {line}; what is recorded stays: run this again when it is back"
-            ) from error
-        for pattern, advice in _ADVICE:
-            if re.search(pattern, reason):
-                raise ConfigError(f"{where}: {line}; {advice}") from error
-        connecting = error.statement is None  # an option of the URL that the driver does not know
-        known = isinstance(error, (OperationalError, InterfaceError))
-        if known or connecting or "not a database" in reason:
-            raise ConfigError(f"{where}: {line}") from error
-        raise
+    except SQLAlchemyError as error:
+        raise translated(error, shown(engine.url)) from error
+    except (OverflowError, UnicodeError) as error:
+        # What the drivers say of a number or a text that no column can hold, or that is garbage.
+        raise damaged(shown(engine.url), error) from error

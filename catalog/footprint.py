@@ -17,6 +17,7 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
+from catalog.errors import ConfigError
 from catalog.parse import Box
 
 WIDEST = 60.0
@@ -65,7 +66,7 @@ def footprint_geojson(wkb: bytes) -> tuple[dict[str, Any], list[float]]:
     Args:
         wkb: what ``footprint`` gave.
     """
-    shape = shapely.from_wkb(wkb)
+    (shape,) = stored_footprints([wkb])
     bounds: Sequence[float] = shape.bounds
     if bounds[2] > 180:
         here, there = _cut(shape)
@@ -107,9 +108,22 @@ def wrapped(longitude: float) -> float:
     return longitude if -180 <= longitude < 180 else (longitude + 180) % 360 - 180
 
 
+def stored_footprints(footprints: Sequence[bytes]) -> NDArray[np.object_]:
+    """Shapes of what the catalog holds, as they are.
+
+    Raises:
+        ConfigError: one is no WKB: the database is damaged.
+    """
+    try:
+        found: NDArray[np.object_] = shapely.from_wkb(np.array(footprints, dtype=object))
+        return found
+    except (shapely.errors.ShapelyError, TypeError, ValueError) as error:
+        raise ConfigError("the database is damaged: it holds a footprint that is none") from error
+
+
 def within_180(footprints: Sequence[bytes]) -> NDArray[np.object_]:
     """Stored footprints as shapes whose longitudes lie within ±180: cut at the antimeridian."""
-    shapes = shapely.from_wkb(np.array(footprints, dtype=object))
+    shapes = stored_footprints(footprints)
     for index in np.flatnonzero(shapely.bounds(shapes).reshape(-1, 4)[:, 2] > 180):
         here, there = _cut(shapes[index])
         shapes[index] = _joined([*here, *there])

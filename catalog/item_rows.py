@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Select, func, select
 
 from catalog.assets import past_assets, read_assets
 from catalog.models import BRANCHES, COLLECTIONS, SCENES, TILES
-from catalog.portable_sql import one_of_these
+from catalog.portable_sql import is_text, one_of_these
 from catalog.recorded import CollectionExtent, DescribedScene, SceneRecord
 from catalog.selection import superseded
 
@@ -89,7 +89,7 @@ def collection_extents(connection: Connection, repository_id: int) -> list[Colle
     )
     held: dict[str, tuple[str | None, list[Any], list[datetime]]] = {}
     for name, url, *box, first, last in connection.execute(statement):
-        _, boxes, times = held.setdefault(name, (url, [], []))
+        _, boxes, times = held.setdefault(is_text(name), (url, [], []))
         boxes.append(tuple(box))
         times += [at for at in (first, last) if at is not None]
     return [

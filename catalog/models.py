@@ -37,7 +37,6 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     SmallInteger,
-    String,
     Table,
     UniqueConstraint,
     text,
@@ -45,6 +44,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from catalog import portable_sql
 from catalog.portable_sql import ETag, Hex, UtcDateTime
 from catalog.recorded import STATUSES
 
@@ -53,12 +53,8 @@ REVISION = "0003"
 
 # SQLite only counts up by itself on a column declared exactly INTEGER.
 _KEY = BigInteger().with_variant(Integer, "sqlite")
-_TEXT = String()
-# Byte order on both databases, whatever locale the PostgreSQL cluster was made with.
-_NAME = String().with_variant(String(collation="C"), "postgresql")
-
 Key = Annotated[int, mapped_column(_KEY, primary_key=True)]
-Name = Annotated[str, mapped_column(_NAME)]
+Name = Annotated[str, mapped_column(portable_sql.Name)]
 Digest = Annotated[str, mapped_column(Hex)]
 Instant = Annotated[datetime, mapped_column(UtcDateTime)]
 Small = Annotated[int, mapped_column(SmallInteger)]
@@ -77,7 +73,7 @@ class Base(DeclarativeBase):
         }
     )
     type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own protocol
-        str: _TEXT,
+        str: portable_sql.Text,
         int: Integer,
         float: Double,
         bytes: LargeBinary,

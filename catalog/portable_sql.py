@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -26,11 +27,121 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from catalog.errors import ConfigError
+from catalog.errors import ConfigError, UsageError
+from catalog.json_values import brief
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _ETAG = re.compile(r'"((?:[0-9a-f]{2}){0,64})(.*)"', re.DOTALL)
+
+
+def clean_text(text: str) -> str:
+    """``text`` without what a database cannot hold: NUL, and halves of characters."""
+    if "\0" in text:
+        text = text.replace("\0", "\ufffd")
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    return text
+
+
+def is_text(value: str) -> str:
+    """``value``, which a column of text has given: in SQLite's any type may lie.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if value.__class__ is not str:
+        raise ConfigError(f"the database is damaged: it holds {brief(value)} in place of a text")
+    return value
+
+
+def to_json(value: Any) -> str:
+    """JSON that PostgreSQL takes too: no NaN, no infinity (null in their place), clean text."""
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.dumps(_clean(value))
+    return json.dumps(_clean(value)) if _ESCAPED.search(text) else text
+
+
+def from_json(text: str | bytes) -> Any:
+    """
+    Raises:
+        ConfigError: what the database holds is no JSON.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ConfigError("the database is damaged: it holds JSON that is none") from error
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {clean_text(str(key)): _clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(item) for item in value]
+    return value
+
+
+_ESCAPED = re.compile(r"\\u(?:0000|d[89a-f])")
+"""What JSON writes for NUL and for characters beyond 16 bits: whole ones too, which are rare."""
+
+
+class Text(TypeDecorator[str]):
+    """Text as it may come from anywhere: what no database can hold is replaced."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return clean_text(value) if isinstance(value, str) else value
+
+
+class Name(TypeDecorator[str]):
+    """Text by which rows are found: in byte order on both databases, whatever locale the
+    PostgreSQL cluster was made with, and short enough for its indexes.
+
+    Raises:
+        UsageError: what is to be kept, or asked for, has a NUL or half a character in it, or is
+            longer than ``LONGEST_NAME``. A name that was changed would be another's.
+    """
+
+    impl = String
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        native = dialect.name == "postgresql"
+        return dialect.type_descriptor(String(collation="C") if native else String())
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if isinstance(value, str) and (reason := name_fault(value)):
+            raise UsageError(f"{brief(value)} can be no name in the catalog: it {reason}")
+        return value
+
+
+LONGEST_NAME = 1024
+"""Bytes. PostgreSQL's indexes take rows of 2 704, and some have two names."""
+
+
+def name_fault(name: str) -> str | None:
+    """Why a text cannot be a ``Name``; None if it can."""
+    if "\0" in name:
+        return "has a NUL in it"
+    if name.isascii():
+        return None if len(name) <= LONGEST_NAME else f"is longer than {LONGEST_NAME} bytes"
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        return "has half a character in it"
+    return None if size <= LONGEST_NAME else f"is longer than {LONGEST_NAME} bytes"
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -82,7 +193,10 @@ class Hex(TypeDecorator[str]):
         return None if value is None else bytes.fromhex(value)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
-        return None if value is None else bytes(value).hex()
+        try:
+            return None if value is None else bytes(value).hex()
+        except (TypeError, ValueError) as error:
+            raise ConfigError("the database is damaged: it holds a digest that is none") from error
 
 
 class ETag(TypeDecorator[str]):
@@ -99,6 +213,7 @@ class ETag(TypeDecorator[str]):
     def process_bind_param(self, value: str | None, dialect: Dialect) -> bytes | None:
         if value is None:
             return None
+        value = clean_text(value)
         if not (found := _ETAG.fullmatch(value)):
             return b"\xff" + value.encode()
         packed = bytes.fromhex(found[1])
@@ -107,10 +222,13 @@ class ETag(TypeDecorator[str]):
     def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
         if value is None:
             return None
-        length, text = value[0], bytes(value[1:])
-        if length == 255:
-            return text.decode()
-        return f'"{text[:length].hex()}{text[length:].decode()}"'
+        try:
+            length, text = value[0], bytes(value[1:])
+            if length == 255:
+                return text.decode()
+            return f'"{text[:length].hex()}{text[length:].decode()}"'
+        except (TypeError, ValueError, IndexError) as error:
+            raise ConfigError("the database is damaged: it holds an ETag that is none") from error
 
 
 class _Values(TypeDecorator[list[Any]]):
@@ -128,7 +246,10 @@ class _Values(TypeDecorator[list[Any]]):
         return dialect.type_descriptor(ARRAY(self.item) if native else String())
 
     def process_bind_param(self, value: list[Any] | None, dialect: Dialect) -> Any:
-        return value if dialect.name == "postgresql" else json.dumps(value)
+        if dialect.name != "postgresql":
+            return json.dumps(value)
+        # No row has such a text, and PostgreSQL takes none.
+        return [v for v in value or () if not (isinstance(v, str) and "\0" in v)]
 
 
 class one_of(FunctionElement[bool]):

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from catalog.errors import ConfigError, NotFoundError
 from catalog.models import COLLECTIONS, CRAWLS, REPOSITORIES, SOURCES
-from catalog.portable_sql import one_of, upsert
+from catalog.portable_sql import is_text, one_of, upsert
 from catalog.recorded import CrawlCounts, KnownRepository
 from catalog.redaction import without_secrets
 from catalog.settings import Source
@@ -47,7 +47,10 @@ def known_repositories(connection: Connection) -> list[KnownRepository]:
     statement = select(repository.id, repository.uid, repository.location).order_by(
         repository.seen_at.desc(), repository.id.desc()
     )
-    return [KnownRepository(*row) for row in connection.execute(statement)]
+    return [
+        KnownRepository(key, is_text(uid), is_text(location))
+        for key, uid, location in connection.execute(statement)
+    ]
 
 
 def find_repository(

@@ -9,7 +9,9 @@ import contextlib
 import json
 import os
 import pickle
+import re
 import shlex
+import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -69,6 +71,10 @@ MOST_NAMES = 100_000
 """Scenes that one commit can name; a crawl's batch has ``crawl.BATCH``."""
 LONGEST_NAME = 1_024
 """Bytes of a scene's id that is found in a repository; later ones have 255 at most."""
+INITS = 50
+"""Tenths of a second for another process to make the same repository."""
+_AT_ONCE = r"clean prefixes|was updated after|config was updated|already exists"
+
 UNPICKLED = 64
 """Stores that came from other processes, kept open in this one."""
 
@@ -280,40 +286,51 @@ class Repository:
                 repository there is not one of cogcat's.
         """
         use_icechunk()
-        options = options or {}
+        for left in range(INITS, -1, -1):
+            try:
+                with storage_errors(location):
+                    return cls._create(location, sources, options or {})
+            except ConfigError as error:
+                # Another `cogcat init` is making it at this moment, or changing its settings.
+                if not left or not re.search(_AT_ONCE, str(error)):
+                    raise
+            time.sleep(0.1)
+        raise AssertionError(location)
+
+    @classmethod
+    def _create(cls, location: str, sources: Sequence[Source], options: Options) -> Repository:
         storage = open_storage(location, options)
-        with storage_errors(location):
-            exists = patiently(
-                location, lambda: icechunk.Repository.exists(storage, request_settings())
-            )
-            if not exists:
-                probe_conditional_writes(location, options)
-            saved = (
-                patiently(location, lambda: icechunk.Repository.fetch_config(storage))
-                if exists
-                else None
-            )
-            containers = dict((saved.virtual_chunk_containers or {}) if saved else {})
-            before = containers
-            for source in sources:
-                containers = _pointed(containers, source, location)
-            config, access = _config(containers), _credentials(containers, sources)
-            repository = (
-                patiently(
-                    location,
-                    lambda: icechunk.Repository.open(
-                        storage, config=config, authorize_virtual_chunk_access=access
-                    ),
-                )
-                if exists
-                else icechunk.Repository.create(
+        exists = patiently(
+            location, lambda: icechunk.Repository.exists(storage, request_settings())
+        )
+        if not exists:
+            probe_conditional_writes(location, options)
+        saved = (
+            patiently(location, lambda: icechunk.Repository.fetch_config(storage))
+            if exists
+            else None
+        )
+        containers = dict((saved.virtual_chunk_containers or {}) if saved else {})
+        before = containers
+        for source in sources:
+            containers = _pointed(containers, source, location)
+        config, access = _config(containers), _credentials(containers, sources)
+        repository = (
+            patiently(
+                location,
+                lambda: icechunk.Repository.open(
                     storage, config=config, authorize_virtual_chunk_access=access
-                )
+                ),
             )
-            made = cls(location, repository)
-            made._introduce()
-            if before != containers:
-                repository.save_config()
+            if exists
+            else icechunk.Repository.create(
+                storage, config=config, authorize_virtual_chunk_access=access
+            )
+        )
+        made = cls(location, repository)
+        made._introduce()
+        if before != containers:
+            repository.save_config()
         return made
 
     def _introduce(self) -> str:

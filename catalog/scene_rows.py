@@ -15,12 +15,15 @@ from typing import Any
 from sqlalchemy import ColumnElement, type_coerce
 from sqlalchemy.types import NullType
 
+from catalog.errors import ConfigError, first_line
+from catalog.json_values import brief
 from catalog.models import BRANCHES, COLLECTIONS, REPOSITORIES
 from catalog.recorded import SceneRecord
 
 _NAMES = tuple(field.name for field in fields(SceneRecord))
 _SIDES = ("miny", "maxx", "maxy")
 _BBOX, _WARNINGS = _NAMES.index("bbox"), _NAMES.index("warnings")
+_ID, _COLLECTION = _NAMES.index("id"), _NAMES.index("collection")
 WIDTH = len(_NAMES) + len(_SIDES)
 """Columns of a record; what else a row has comes after them."""
 FOOTPRINT = _NAMES.index("footprint")
@@ -54,19 +57,27 @@ def decoder(dialect: str) -> Callable[[Sequence[Any]], SceneRecord]:
     met: dict[Any, datetime] = {}
 
     def record(row: Sequence[Any]) -> SceneRecord:
-        *values, miny, maxx, maxy = row[:WIDTH]
-        for index in times:
-            value = values[index]
-            if value is not None:
-                moment = met.get(value)
-                values[index] = met.setdefault(value, time(value)) if moment is None else moment
-        for index in digests:
-            if values[index] is not None:
-                values[index] = values[index].hex()
-        said = values[_WARNINGS]
-        values[_WARNINGS] = tuple(said if native else _from_json(said))
-        values[_BBOX] = (values[_BBOX], miny, maxx, maxy)
-        return _made(values)
+        try:
+            *values, miny, maxx, maxy = row[:WIDTH]
+            if values[_ID].__class__ is not str or values[_COLLECTION].__class__ is not str:
+                raise TypeError("its name is no text")
+            for index in times:
+                value = values[index]
+                if value is not None:
+                    moment = met.get(value)
+                    values[index] = met.setdefault(value, time(value)) if moment is None else moment
+            for index in digests:
+                if values[index] is not None:
+                    values[index] = values[index].hex()
+            said = values[_WARNINGS]
+            values[_WARNINGS] = tuple(said if native else _from_json(said))
+            values[_BBOX] = (values[_BBOX], miny, maxx, maxy)
+            return _made(values)
+        except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+            raise ConfigError(
+                f"the database is damaged: scene {brief(row[1])} has a value that cannot be "
+                f"({first_line(error)})"
+            ) from error
 
     return record
 

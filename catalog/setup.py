@@ -59,14 +59,16 @@ def set_up(settings: Settings) -> SetUp:
             )
     engine = database.open_engine(settings.database)
     try:
-        # The repository first: a refused one leaves no half-made database behind.
-        repository = Repository.create(
-            settings.repository, settings.sources, settings.repository_options
-        )
-        database.migrate(engine)
-        with database.write_transaction(engine) as connection:
-            registry.register_repository(connection, repository.id, repository.location)
-            registry.register_sources(connection, settings.sources)
+        database.check_migratable(engine)
+        with database.set_up_alone(engine):
+            # The repository first: a refused one leaves no half-made database behind.
+            repository = Repository.create(
+                settings.repository, settings.sources, settings.repository_options
+            )
+            database.migrate(engine)
+            with database.write_transaction(engine) as connection:
+                registry.register_repository(connection, repository.id, repository.location)
+                registry.register_sources(connection, settings.sources)
         return SetUp(
             database.shown(settings.database),
             REVISION,

@@ -13,8 +13,10 @@ from datetime import datetime
 import numpy as np
 from sqlalchemy import Connection, func, or_, select
 
+from catalog.errors import ConfigError
 from catalog.models import SCENES, TILES
 from catalog.parse import Box
+from catalog.portable_sql import is_text
 
 MANY = 2000
 """More tiles than these are not listed: the boxes of scenes alone then choose as fast."""
@@ -77,8 +79,12 @@ class TileBoxes:
                 or_(SCENES.c.recorded_at >= before[0], SCENES.c.id > before[1])
             )
             asked = asked.where(TILES.c.tile.in_(tiles))
-        for tile, *box in connection.execute(asked):
-            self._boxes[tile] = tuple(box)
-        self._version = version
-        self._names = list(self._boxes)
-        self._sides = np.array(list(self._boxes.values()), dtype=np.float64).reshape(-1, 4)
+        grown = {is_text(tile): tuple(box) for tile, *box in connection.execute(asked)}
+        boxes = self._boxes | grown
+        try:
+            sides = np.array(list(boxes.values()), dtype=np.float64).reshape(-1, 4)
+        except (TypeError, ValueError) as error:
+            raise ConfigError("the database is damaged: a tile's box is none") from error
+        # All of it or nothing: an error above leaves what was known.
+        self._version, self._boxes = version, boxes
+        self._names, self._sides = list(boxes), sides

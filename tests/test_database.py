@@ -19,7 +19,6 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from conftest import ROOT
 from sqlalchemy import Engine, insert, inspect, select, text
-from sqlalchemy.exc import IntegrityError, StatementError
 
 from catalog import database
 from catalog.assets import read_assets
@@ -148,12 +147,11 @@ def test_another_revision_is_named(database_url: str) -> None:
     migrate(engine)
     with write_transaction(engine) as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(
-        ConfigError, match=rf"revision 9999.*needs revision {REVISION}.*cogcat init"
-    ):
-        check_revision(engine)
-    with pytest.raises(ConfigError, match=r"cannot be migrated.*later version"):
-        migrate(engine)
+    for attempt in (check_revision, migrate):
+        with pytest.raises(
+            ConfigError, match=rf"revision '9999'.* knows {REVISION} at most.*upgrade cogcat"
+        ):
+            attempt(engine)
     engine.dispose()
 
 
@@ -275,7 +273,10 @@ def test_missing_tables_are_a_clear_error(database_url: str) -> None:
 
 def test_foreign_keys_are_enforced(engine: Engine) -> None:
     bad = {"repository_id": 1, "collection_id": 1, "tile": "x", "name": "x", "epsg": 1}
-    with pytest.raises(IntegrityError), write_transaction(engine) as connection:
+    with (
+        pytest.raises(ConfigError, match=r"(?i)foreign key"),
+        write_transaction(engine) as connection,
+    ):
         connection.execute(insert(BRANCHES), [bad | {"head_snapshot": "s", "updated_at": NOW}])
 
 
@@ -293,7 +294,7 @@ def test_instants_come_back_in_utc_to_the_microsecond(engine: Engine) -> None:
         assert [(moment, moment.tzinfo) for moment in found] == [(m, UTC) for m in moments]
         before = select(REPOSITORIES.c.uid).where(column < datetime(2000, 1, 1, tzinfo=UTC))
         assert connection.execute(before).scalars().all() == ["1"]
-    with pytest.raises(StatementError, match="naive datetime"), read_transaction(engine) as c:
+    with pytest.raises(ConfigError, match="naive datetime"), read_transaction(engine) as c:
         c.execute(select(column).where(column == datetime(2024, 1, 1)))  # noqa: DTZ001
 
 

@@ -52,7 +52,16 @@ ORDER = [
     {"storage", "repository", "cube_writer", "contents", "commit_check"},
     {"codecs", "chunk_reader", "read_errors", "accessor", "steps", "arrays", "virtual"},
     {"file_check", "itemless"},
-    {"recorded", "stac_items", "item_table", "portable_sql", "models", "database"},
+    {
+        "recorded",
+        "stac_items",
+        "item_table",
+        "portable_sql",
+        "models",
+        "sql_errors",
+        "sqlite_file",
+        "database",
+    },
     {"views", "mosaic_array", "opening", "opening_area"},
     {"registry", "tiles", "assets", "failures", "known", "records", "heads", "placed", "status"},
     {"filter_tree", "filter_cql2", "query", "tokens", "filter_sql", "scene_rows"},
@@ -72,7 +81,8 @@ STORE = {
     "catalog.chunk_reader", "catalog.read_errors", "catalog.steps",
 }  # fmt: skip
 SQL = {
-    "sqlalchemy", "catalog.portable_sql", "catalog.models", "catalog.database", "catalog.registry",
+    "sqlalchemy", "catalog.portable_sql", "catalog.models", "catalog.sql_errors",
+    "catalog.sqlite_file", "catalog.database", "catalog.registry",
     "catalog.tiles", "catalog.assets", "catalog.failures", "catalog.known", "catalog.records",
     "catalog.heads", "catalog.status", "catalog.sieve", "catalog.sync", "catalog.selection",
     "catalog.lease", "catalog.expiry", "catalog.watches",
