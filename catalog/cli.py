@@ -237,7 +237,7 @@ def _print_scenes(found: Sequence[SceneRecord]) -> None:
                     f"{scene.datetime:%Y-%m-%d %H:%M:%S}",
                     None if scene.cloud_cover is None else f"{scene.cloud_cover:.1f}",
                     scene.baseline,
-                    scene.status,
+                    " without ".join(filter(None, (scene.status, ", ".join(scene.missing)))),
                     scene.snapshot_id,
                 )
                 for scene in found

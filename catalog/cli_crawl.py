@@ -6,7 +6,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -32,6 +32,7 @@ from catalog.cli_options import (
     print_table,
     say,
     settings_options,
+    several_option,
     tell,
     wait_option,
     where_options,
@@ -44,7 +45,7 @@ COUNTS = (
     "found", "new", "changed", "unchanged", "indexed", "failed", "withdrawn", "commits",
     "requests", "seconds",
 )  # fmt: skip
-BESIDE = ("updated", "parked", "retried", "duplicates", "recovered")
+BESIDE = ("updated", "reread", "incomplete", "parked", "retried", "duplicates", "recovered")
 """Counts beside those of the contract."""
 
 
@@ -54,7 +55,10 @@ PROGRESS = 10.0
 
 def _query_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """What crawl asks and watch saves."""
-    command = click.option("--bands", metavar="LIST", help="Such as red,nir,scl [all].")(command)
+    command = several_option(
+        "--require", "Index no scene without these; else one is, without what cannot be read."
+    )(command)
+    command = several_option("--bands", "Such as red,nir,scl; or repeated [all].")(command)
     command = where_options(command)
     return click.option(
         "--stac", metavar="URL", help="STAC API to search [settings' own, or Earth Search]."
@@ -88,7 +92,8 @@ def _query_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @json_option
 def crawl(
     stac: str | None,
-    bands: str | None,
+    bands: tuple[str, ...],
+    require: tuple[str, ...],
     items: str | None,
     watch: str | None,
     full: bool,
@@ -111,6 +116,7 @@ def crawl(
     Without a query it runs every watch from where it has got to: the line for cron.
     """
     from catalog.item_file import read_items
+    from catalog.report import Report
     from catalog.setup import open_crawl
     from catalog.stac_query import matching
     from catalog.stac_search import search_items
@@ -119,8 +125,8 @@ def crawl(
     settings = load_settings(database=database, repository=repository, config=config)
     how: dict[str, Any] = {"concurrency": concurrency, "dry_run": dry_run, "wait": patience(wait)}
     asked = any(value not in (None, ()) for value in where.values())
-    if not (asked or stac or items or bands) or watch is not None:
-        if asked or stac or items or bands:
+    if not (asked or stac or items or bands or require) or watch is not None:
+        if asked or stac or items or bands or require:
             raise UsageError("--watch has its own query: give it none here")
         how |= {"full": full, "sync": sync, "retry": retry, "reread": reread}
         with _reader(settings, None if dry_run else dask, concurrency) as how["reader"]:
@@ -128,40 +134,69 @@ def crawl(
         return
     if sync and items:
         raise UsageError("--sync asks an API what it still has: not with --items")
-    query = _query(where, default=None if items else settings.collection)
-    api = None if items else (stac or settings.stac)
-    check_stac(api or "")
-    names = _bands(bands)
-    access = stac_access(api, settings) if api else {}
-    whole = scope(str(api), query, **access) if sync else None
+    names, needed = _bands(bands, require)
+    total = Report()
     with (
         _reader(settings, None if dry_run else dask, concurrency) as how["reader"],
         _progress(enabled=not as_json) as show,
-        open_crawl(
-            settings,
-            bands=names,
-            on_progress=show,
-            retry=retry or bool(query.ids),
-            reread=reread,
-            **how,
-        ) as work,
+        _stopping() as running,
     ):
-        documents = (
-            matching(read_items(items), query) if items else search_items(str(api), query, **access)
-        )
-        kept = query.as_dict() | {"stac": api, "items": items, "bands": names}
-        kept = {key: value for key, value in kept.items() if value is not None}
-        with _stopping() as running:
-            running(work.stop)
-            report = work.run(
-                documents, query=kept, collection=query.collection, stac=api, scope=whole
-            )
-    _write_metrics(metrics, settings, {"": report})
+        for api, query in _questions(settings, where, stac, items):
+            access = stac_access(api, settings) if api else {}
+            whole = scope(str(api), query, **access) if sync else None
+            kept = query.as_dict() | {"stac": api, "items": items, "bands": names}
+            kept = {key: value for key, value in (kept | {"require": needed}).items() if value}
+            with open_crawl(
+                settings,
+                bands=names,
+                require=needed or (),
+                on_progress=show,
+                retry=retry or bool(query.ids),
+                reread=reread,
+                **how,
+            ) as work:
+                running(work.stop)
+                total.add(
+                    work.run(
+                        matching(read_items(items), query)
+                        if items
+                        else search_items(str(api), query, **access),
+                        query=kept,
+                        collection=query.collection,
+                        stac=api,
+                        scope=whole,
+                    )
+                )
+            if total.interrupted:
+                break
+    _write_metrics(metrics, settings, {"": total})
     if as_json:
-        print_json(_json(report))
+        print_json(_json(total))
     else:
-        say(_sentence(report, dry_run))
-    _leave(report.interrupted, report.failed)
+        say(_sentence(total, dry_run))
+    _leave(total.interrupted, total.failed)
+
+
+def _questions(
+    settings: Any, where: Mapping[str, Any], stac: str | None, items: str | None
+) -> list[tuple[str | None, Any]]:
+    """Which API is asked, None for a file, and what. Items that are asked for by their ids alone
+    are asked for where the catalog has them from."""
+    from catalog.setup import origins
+
+    if items:
+        return [(None, _query(where, default=None))]
+    if not where["ids"] or stac is not None:
+        api = stac or settings.stac
+        check_stac(api)
+        return [(api, _query(where, default=settings.collection))]
+    return [
+        (
+            place.stac or settings.stac,
+            _query({**where, "ids": place.ids}, default=place.collection or settings.collection),
+        )
+        for place in origins(settings, where["ids"], where["collection"])
+    ]
 
 
 def _run_watches(
@@ -234,14 +269,16 @@ def watch() -> None:
 def watch_add(
     name: str,
     stac: str | None,
-    bands: str | None,
+    bands: tuple[str, ...],
+    require: tuple[str, ...],
     database: str | None,
     repository: str | None,
     config: str | None,
     as_json: bool,
     **where: Any,
 ) -> None:
-    """Save a query as NAME; one of that name is replaced and starts anew."""
+    """Save a query as NAME; one of that name is replaced, and asked from its beginning unless the
+    query is the same."""
     from catalog.watches import save_watch
 
     settings = load_settings(database=database, repository=repository, config=config)
@@ -249,14 +286,17 @@ def watch_add(
     api = stac or settings.stac
     check_stac(api)
     kept: dict[str, Any] = query.as_dict() | {"stac": api}
-    if bands:
-        kept["bands"] = list(_bands(bands) or ())
+    for key, names in zip(("bands", "require"), _bands(bands, require), strict=True):
+        if names:
+            kept[key] = list(names)
     with _writing(database, repository, config) as connection:
-        save_watch(connection, name, kept)
+        anew = save_watch(connection, name, kept)
     if as_json:
-        print_json({"name": name, "query": kept})
-    else:
+        print_json({"name": name, "query": kept, "starts_anew": anew})
+    elif anew:
         say(f"watch {name} saved; `cogcat crawl` runs it")
+    else:
+        say(f"watch {name} asks that already; it goes on where it is")
 
 
 @watch.command("list")
@@ -320,8 +360,13 @@ def _query(where: Mapping[str, Any], *, default: str | None) -> Any:
     )
 
 
-def _bands(text: str | None) -> tuple[str, ...] | None:
-    return band_names(part for part in text.split(",") if part) if text else None
+def _bands(
+    names: Sequence[str], required: Sequence[str]
+) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+    bands, needed = band_names(names), band_names(required)
+    if bands and (more := [band for band in needed if band not in bands]):
+        raise UsageError(f"--require {','.join(more)}: not among --bands {','.join(bands)}")
+    return bands or None, needed or None
 
 
 @contextmanager
@@ -361,11 +406,14 @@ def _json(report: Any) -> dict[str, Any]:
 
 def _sentence(report: Any, dry_run: bool) -> str:
     number = report.new + report.changed if dry_run else report.indexed
+    reread = "though as indexed, to be read again" if dry_run else "read again, though as indexed"
     also = [
         f"{count} {what}"
         for count, what in (
             (report.recovered, "of a crawl that died recorded"),
             (report.retried, "of earlier crawls taken up"),
+            (report.reread, reread),
+            (report.incomplete, "indexed without a band that cannot be read"),
             (report.updated, "of the changed have the same files, recorded only"),
             (report.parked, "failed before and are not due yet"),
             (report.duplicates, "are an acquisition that is there twice"),

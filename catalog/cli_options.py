@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +39,19 @@ log = logging.getLogger("catalog")
 
 
 class Command(click.Command):
-    """A command whose errors are one line on stderr and an exit code."""
+    """A command whose errors are one line on stderr and an exit code. An option that can
+    mean only one value is refused when it is given twice: neither is left out in silence."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        _, _, order = self.make_parser(context).parse_args(list(args))
+        for option, times in Counter(order).items():
+            if times > 1 and isinstance(option, click.Option):
+                if option.multiple or option.is_flag or option.count:
+                    continue
+                raise click.UsageError(
+                    f"{option.opts[0]} is given {times} times, and can be given once", context
+                )
+        return super().parse_args(context, args)
 
     def invoke(self, context: click.Context) -> Any:
         with _errors_as_lines():
@@ -232,7 +245,19 @@ def where_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def _several(
     context: click.Context, option: click.Parameter, value: tuple[str, ...]
 ) -> tuple[str, ...]:
-    return tuple(part for word in value for part in word.split(","))
+    found: list[str] = []
+    for word in value:
+        parts = [part for part in word.split(",") if part.strip()]
+        if not parts:
+            # An empty variable of a shell is no question for everything.
+            raise click.BadParameter("it is empty", context, option)
+        found += parts
+    return tuple(found)
+
+
+def several_option(name: str, help: str, *, metavar: str = "LIST") -> Callable[..., Any]:
+    """An option of names with commas between them that may be repeated: all of them together."""
+    return click.option(name, multiple=True, metavar=metavar, callback=_several, help=help)
 
 
 def wait_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -48,6 +48,8 @@ def status(
 def _totals(found: dict[str, Any]) -> None:
     states = ", ".join(f"{n} {state}" for state, n in found["scenes"].items()) or "none"
     changed = f", {found['outdated']} of them changed since" if found["outdated"] else ""
+    if found["incomplete"]:
+        changed += f", {found['incomplete']} without a band that cannot be read"
     if found["duplicates"]:
         changed += f", {found['duplicates']} an acquisition that is there twice"
     say(f"database   {found['database']}")

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from catalog.blame import is_everyones, of_scene
 from catalog.errors import CatalogError, ConfigError, HeaderError, SourceError, first_line
 from catalog.header import Header, HeaderReader, Level
 from catalog.redaction import has_secrets
@@ -176,7 +177,18 @@ def read_packed(
     """
     assets = [asset for scene in scenes for asset in scene]
     found = iter(_reading.read_all(sources, concurrency, assets))
-    return [pack([next(found) for _ in scene]) for scene in scenes]
+    return [_packed(scene, [next(found) for _ in scene]) for scene in scenes]
+
+
+def _packed(assets: Sequence[Asset], found: Sequence[Header | HeaderError]) -> PackedHeaders:
+    """What cannot travel is its scene's failure, not that of all who travel with it."""
+    try:
+        return pack(found)
+    except Exception as error:
+        if is_everyones(error):
+            raise
+        reason = of_scene(error, None).reason
+        return pack([HeaderError(reason, band=a.band, href=a.href) for a in assets])
 
 
 def _version_there() -> str:

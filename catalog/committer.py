@@ -13,18 +13,19 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, Engine
 
 from catalog import heads, records
-from catalog.cube import SceneReferences
+from catalog.blame import is_everyones
 from catalog.cube_writer import Placement, Written, withdraw_batch, write_batch
 from catalog.database import read_transaction, write_transaction, write_twice
 from catalog.errors import BusyError, SceneError
-from catalog.header import Header
 from catalog.known import same_acquisitions, scenes_elsewhere
 from catalog.lease import Lease
 from catalog.recorded import Commit, IndexedScene, IndexedState
-from catalog.recovery import indexed_scene
+from catalog.recovery import indexed_scene, recordable
 from catalog.report import Report
 from catalog.repository import Repository
+from catalog.revisit import same_record
 from catalog.scene import Scene
+from catalog.scene_files import SceneFiles
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,7 @@ class Ready:
     """A scene whose headers are read."""
 
     scene: Scene
-    references: SceneReferences
-    headers: tuple[Header, ...]
+    files: SceneFiles
 
     @property
     def key(self) -> tuple[str, str]:
@@ -43,7 +43,7 @@ class Ready:
         return self.scene.collection, self.scene.id
 
     def indexed(self, place: Placement) -> IndexedScene:
-        return indexed_scene(self.scene, self.references, self.headers, place)
+        return indexed_scene(self.scene, self.files, place)
 
 
 @dataclass(slots=True)
@@ -62,25 +62,41 @@ class Committer:
     def record_same(
         self, same: Sequence[Ready], states: Mapping[tuple[str, str], IndexedState]
     ) -> None:
-        """Records changed items whose files, read now, are those that are indexed."""
+        """Records changed items whose files, read now, are those that are indexed; where nothing
+        at all has changed, no more than that there is nothing to do."""
         by_collection: dict[str, list[IndexedScene]] = {}
+        settled: dict[str, list[str]] = {}
         for ready in same:
             state = states[ready.key]
-            place = Placement(state.root, state.time_index)
-            by_collection.setdefault(ready.scene.collection, []).append(ready.indexed(place))
+            found = ready.indexed(Placement(state.root, state.time_index))
+            collection = ready.scene.collection
+            if same_record(found, state):
+                settled.setdefault(collection, []).append(ready.scene.id)
+            else:
+                by_collection.setdefault(collection, []).append(found)
         with write_transaction(self.engine) as connection:
             for collection, scenes in by_collection.items():
                 records.record_updated(
                     connection, self.repository_id, collection, scenes, self.crawl_id
                 )
-        self.report.updated += len(same)
+            for collection, ids in settled.items():
+                records.record_settled(connection, self.repository_id, collection, ids)
+        self.report.updated += sum(map(len, by_collection.values()))
+        self.report.unchanged += sum(map(len, settled.values()))
 
-    def write(self, key: tuple[str, str], batch: Sequence[Ready]) -> None:
+    def write(
+        self, key: tuple[str, str], batch: Sequence[Ready]
+    ) -> list[tuple[Ready, BaseException]]:
         """Scenes of one tile (``key`` is its collection and name): one commit, one transaction; and
         one more commit for each tile that some of them were on before.
 
+        Returns:
+            those that are in the store and that the database would not take, and why: a later
+            attempt finds them at the index that they have.
+
         Raises:
-            SceneError: another's branch is where the tile's would be.
+            SceneError: one of them is not fit to be written, or another's branch is where the
+                tile's would be; the error names it.
             StoreError: the repository refused the commit.
             BusyError: the lease is lost, or another crawl commits to the branch.
         """
@@ -96,16 +112,16 @@ class Committer:
                 branch,
                 collection=collection,
                 tile=tile,
-                scenes=[ready.references for ready in batch],
+                scenes=[ready.files.references for ready in batch],
                 crawl=str(self.crawl_id),
             )
-        except Exception:
+        except BaseException:
             with write_transaction(self.engine) as connection:
                 for commit, gone in left:
                     self._record_withdrawn(connection, commit, gone)
             raise
         scenes = [ready.indexed(written.placements[ready.scene.id]) for ready in batch]
-        transform = batch[0].references.arrays[0].spec.grid.transform
+        transform = batch[0].files.references.arrays[0].spec.grid.transform
         origin = (transform[2], transform[5])
         commit = _commit(collection, tile, batch[0].scene.epsg, written, origin)
 
@@ -119,16 +135,30 @@ class Committer:
                     )
                 ]
             )
+            ids = [indexed.scene.id for indexed in scenes]
             return mine, same_acquisitions(connection, self.repository_id, collection, ids)
 
-        (mine, twins), again = write_twice(self.engine, record)
+        refused: Mapping[str, BaseException] = {}
+        try:
+            (mine, twins), again = write_twice(self.engine, record)
+        except BaseException as error:
+            if is_everyones(error):
+                raise
+            scenes, refused = recordable(
+                self.engine, self.repository_id, commit, scenes, self.crawl_id
+            )
+            if not refused:
+                raise
+            (mine, twins), again = write_twice(self.engine, record)
         self._check_mine(commit, mine or again)
         for item, others in twins.items():
             log.info("%s is the same acquisition as %s", item, ", ".join(others))
         self.report.duplicates += len(twins)
         self.report.commits += 1 + len(left)
-        self.report.indexed += len(batch)
-        self._log("%s: %d scenes, snapshot %s", written, len(batch))
+        self.report.indexed += len(scenes)
+        self.report.incomplete += sum(bool(indexed.missing) for indexed in scenes)
+        self._log("%s: %d scenes, snapshot %s", written, len(scenes))
+        return [(ready, refused[ready.scene.id]) for ready in batch if ready.scene.id in refused]
 
     def withdraw(self, collection: str, tile: str, ids: Sequence[str]) -> None:
         """Takes indexed scenes of one tile out: one commit, one transaction.

@@ -20,21 +20,24 @@ from typing import Any, Self
 
 from sqlalchemy import Engine
 
-from catalog import failures, lease, records, registry, sync
+from catalog import failures, lease, records, registry, sync, watches
+from catalog.bands import band_names
+from catalog.blame import is_everyones, of_scene
 from catalog.committer import Committer, Ready
-from catalog.cube import scene_references
 from catalog.database import read_transaction, write_transaction, write_twice
-from catalog.errors import CatalogError, HeaderError, SceneError, SourceError
-from catalog.header import Header, HeaderReader, Reads
+from catalog.errors import CatalogError, HeaderError, SceneError, SourceError, UsageError
+from catalog.header import HeaderReader, Reads
+from catalog.json_values import band_list
 from catalog.memory import give_back_large_blocks
 from catalog.recovery import recover
 from catalog.report import Report
 from catalog.repository import Repository
 from catalog.revisit import same_by_headers
 from catalog.scene import Scene
+from catalog.scene_files import assemble
 from catalog.settings import Source
 from catalog.sieve import UNKNOWN, Sieve, Work
-from catalog.sources import resolve
+from catalog.watches import Watch
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +52,10 @@ _LOOK = 0.5
 """Seconds after which a crawl that waits for files notices that it is to stop."""
 
 
+Ask = Callable[[Sequence[str]], Iterable[Mapping[str, Any]]]
+"""Ids → those of the items that the source has, as served."""
+
+
 class Crawl:
     """One crawl of items into a catalog and its repository; ``with`` or ``close`` at its end.
 
@@ -57,12 +64,15 @@ class Crawl:
         repository: created.
         sources: where hrefs are read.
         bands: array names to index; None for all.
+        require: array names without which a scene fails: one that has them not, in its item or as
+            a file that can be read, is not indexed.
         concurrency: header requests in flight.
         reader: in place of a ``HeaderReader`` over ``sources``.
         on_progress: called after each step, in the crawl's thread.
         dry_run: look and count; read no file, write nothing.
-        retry: try what failed before whether or not it is due.
-        reread: read the files of every scene, though its item is as indexed.
+        retry: try what failed before whether or not it is due, and bands that could not be read.
+        reread: read the files of every scene, though its item is as indexed; what has changed is
+            written.
         wait: seconds to wait for another crawl of the repository; None for as long as it takes.
     """
 
@@ -73,6 +83,7 @@ class Crawl:
         sources: Sequence[Source],
         *,
         bands: Sequence[str] | None = None,
+        require: Sequence[str] = (),
         concurrency: int = 32,
         reader: Reads | None = None,
         on_progress: Callable[[Report], None] | None = None,
@@ -82,13 +93,18 @@ class Crawl:
         wait: float | None = 0.0,
     ) -> None:
         self._engine, self._repository, self._sources = engine, repository, tuple(sources)
-        self._bands, self._concurrency, self._reader = bands, concurrency, reader
+        self._bands = None if bands is None else band_names(bands)
+        self._required = band_names(require)
+        if more := [b for b in self._required if b not in (self._bands or self._required)]:
+            raise UsageError(f"{band_list(more)} cannot be required and not be among the bands")
+        self._concurrency, self._reader = concurrency, reader
         self._on_progress = on_progress or (lambda report: None)
         self._dry_run, self._wait = dry_run, wait
         self._retry, self._reread = retry, reread
         self._waiting: dict[tuple[str, str], list[Ready]] = {}
         self._in_hand: set[tuple[str, str]] = set()
         self._scope: sync.Scope | None = None
+        self._ask: Ask | None = None
         self._seen: set[int] = set()
         self.report = Report()
         self._stop = threading.Event()
@@ -120,8 +136,9 @@ class Crawl:
         query: Mapping[str, Any],
         collection: str | None = None,
         stac: str | None = None,
-        watch: int | None = None,
+        watch: Watch | None = None,
         outstanding: bool = False,
+        ask: Ask | None = None,
         scope: sync.Scope | None = None,
     ) -> Report:
         """Indexes ``items`` (STAC documents as served, of any number; consumed lazily).
@@ -130,9 +147,11 @@ class Crawl:
             query: what was asked, kept in the crawl's record.
             collection: that items without one are recorded under.
             stac: URL of the API the items came from, kept with the collection.
-            watch: key of the watch whose query it is.
+            watch: whose query it is, unless it was given another one since.
             outstanding: first take up the scenes of ``collection`` that an earlier crawl began and
                 did not end, which a search from a watermark may not return again.
+            ask: with it, asks for items that could not become a scene and are due, which such a
+                search would not return either.
             scope: of a search that ``items`` is the whole answer to: what the catalog holds of
                 it and the source no longer has is withdrawn.
 
@@ -144,7 +163,7 @@ class Crawl:
         """
         started = time.monotonic()
         give_back_large_blocks()
-        self._scope = scope
+        self._scope, self._ask = scope, ask
         uid, location = self._repository.id, self._repository.location
         sieve = Sieve(
             engine=self._engine,
@@ -152,8 +171,10 @@ class Crawl:
             crawl_id=0,
             sources=self._sources,
             report=self.report,
+            containers=self._repository.containers,
             in_hand=self._in_hand,
             bands=self._bands,
+            required=self._required,
             collection=collection or UNKNOWN,
             stac=stac,
             dry_run=self._dry_run,
@@ -174,7 +195,10 @@ class Crawl:
         with lease.held(self._engine, key, wait=self._wait) as held:
             with write_transaction(self._engine) as connection:
                 sieve.crawl_id = registry.begin_crawl(
-                    connection, query, repository_id=key, watch_id=watch
+                    connection,
+                    query,
+                    repository_id=key,
+                    watch_id=None if watch is None else watches.key_of(connection, watch),
                 )
             committer = Committer(
                 self._engine, self._repository, key, sieve.crawl_id, held, self.report
@@ -226,6 +250,7 @@ class Crawl:
         outstanding: bool,
     ) -> None:
         reader = self._reader or HeaderReader(self._sources, concurrency=self._concurrency)
+        away: SourceError | None = None
         if committer is not None:
             mended = await recover(
                 self._engine, self._repository, sieve.repository_id, reader, sieve.crawl_id
@@ -234,7 +259,8 @@ class Crawl:
             self.report.withdrawn += mended.withdrawn
             self.report.requests += mended.requests
             if outstanding:
-                await self._take_up(sieve, committer, reader)
+                away = await self._take_up(sieve, committer, reader)
+                await self._ask_again(sieve, committer, reader)
         size = max(PAGE, reader.scenes_at_once)
         page = asyncio.create_task(asyncio.to_thread(self._page, items, size))
         error: CatalogError | None = None
@@ -254,20 +280,42 @@ class Crawl:
         if not page.done():
             page.cancel()
         await self._flush_all(committer)
-        if error:
+        if error := error or away:
             raise error
         if self._scope and not self.report.interrupted:
             await self._withdraw_missing(self._scope, sieve, committer, reader)
             await self._flush_all(committer)
 
-    async def _take_up(self, sieve: Sieve, committer: Committer, reader: Reads) -> None:
-        """What earlier crawls began and did not end."""
-        last = 0
+    async def _take_up(
+        self, sieve: Sieve, committer: Committer, reader: Reads
+    ) -> SourceError | None:
+        """What earlier crawls began and did not end. A source that is away keeps what another has
+        from being crawled no more than it must: its error is given back, for the crawl's end."""
+        last, away = 0, None
         while not self._stop.is_set():
-            work, last = await asyncio.to_thread(sieve.outstanding, limit=PAGE, after=last)
-            if not work.scenes:
+            work, after = await asyncio.to_thread(sieve.outstanding, limit=PAGE, after=last)
+            if after == last:
+                break
+            last = after
+            try:
+                await self._read(work, committer, reader)
+            except SourceError as error:
+                away = error
+                break
+        return away
+
+    async def _ask_again(self, sieve: Sieve, committer: Committer, reader: Reads) -> None:
+        """Items that were no scene when they were met, and may be by now."""
+        last = ""
+        while self._ask is not None and not self._stop.is_set():
+            due = await asyncio.to_thread(sieve.due_items, limit=PAGE, after=last)
+            if not due:
                 return
-            await self._read(work, committer, reader)
+            last = due[-1]
+            there = await asyncio.to_thread(list, self._ask(due))
+            await self._index(there, sieve, committer, reader)
+            if gone := sorted(set(due) - set(_ids(there))):
+                await asyncio.to_thread(sieve.postpone_items, gone)
 
     async def _index(
         self,
@@ -330,7 +378,9 @@ class Crawl:
     async def _read(self, work: Work, committer: Committer, reader: Reads) -> None:
         """Headers → references; whole batches are written as they fill."""
         # Time of arrival in the store is only partly in our hands; within a page it is kept.
-        tasks = [(scene, asyncio.create_task(self._scene(scene, reader))) for scene in work.scenes]
+        tasks = [
+            (scene, asyncio.create_task(self._scene(scene, work, reader))) for scene in work.scenes
+        ]
         # From its left, so that what is written is forgotten while the rest is still read.
         reading = deque(sorted(tasks, key=lambda pair: pair[0].datetime))
         del tasks
@@ -350,19 +400,23 @@ class Crawl:
                     continue
                 try:
                     ready = task.result()
+                    state = work.states.get(ready.key)
+                    files = ready.files
+                    if state and same_by_headers(scene, files.headers, files.references, state):
+                        same.append(ready)
+                        continue
+                    self.report.changed += ready.key in work.reread
                 except SourceError as error:
                     # Others may have been read before, or come from another source.
                     gone = error
                     continue
-                except SceneError as error:
+                except BaseException as error:
+                    if is_everyones(error):
+                        raise
                     await asyncio.to_thread(self._fail, scene, error, committer)
                     continue
                 finally:
                     del task
-                state = work.states.get(ready.key)
-                if state and same_by_headers(scene, ready.headers, ready.references, state):
-                    same.append(ready)
-                    continue
                 key = (scene.collection, scene.tile)
                 self._waiting.setdefault(key, []).append(ready)
                 del ready
@@ -377,47 +431,71 @@ class Crawl:
                 left.append(task)
             await asyncio.gather(*left, return_exceptions=True)
         if same:
-            await asyncio.to_thread(committer.record_same, same, work.states)
+            await asyncio.to_thread(self._record_same, same, work, committer)
             self._in_hand -= {ready.key for ready in same}
         if gone is not None:
             raise gone
 
-    async def _scene(self, scene: Scene, reader: Reads) -> Ready:
-        for asset in scene.assets:
-            source, _ = resolve(asset.href, self._sources)
-            if source.name not in self._repository.containers:
-                raise HeaderError(
-                    f"repository {self._repository.location} has no container {source.name!r} "
-                    f"for {source.url}: run `cogcat init`",
-                    band=asset.band,
-                    href=asset.href,
-                )
-        headers: list[Header] = []
-        errors: list[HeaderError] = []
-        for result in await reader.read_all(scene.assets):
-            if isinstance(result, HeaderError):
-                self.report.requests += 1
-                errors.append(result)
-            else:
-                self.report.requests += result.requests
-                headers.append(result)
-        if errors:
-            raise errors[0]
-        return Ready(scene, scene_references(scene, headers), tuple(headers))
+    async def _scene(self, scene: Scene, work: Work, reader: Reads) -> Ready:
+        found = await reader.read_all(scene.assets)
+        self.report.requests += sum(
+            1 if isinstance(one, HeaderError) else one.requests for one in found
+        )
+        # After as many tries as there are delays, what is missing is taken to be so for good.
+        spent = work.attempts.get((scene.collection, scene.id), 0) >= len(failures.RETRY_DELAYS)
+        files = assemble(scene, found, last_try=spent)
+        for fault in files.faults.values():
+            log.warning("indexed without it: %s", of_scene(fault, scene.id))
+        return Ready(scene, files)
 
     async def _flush(self, key: tuple[str, str], committer: Committer) -> None:
         batch = self._waiting.pop(key)
-        await asyncio.to_thread(committer.write, key, batch)
+        await asyncio.to_thread(self._write, key, batch, committer)
         self._in_hand -= {ready.key for ready in batch}
         self._on_progress(self.report)
+
+    def _write(self, key: tuple[str, str], batch: list[Ready], committer: Committer) -> None:
+        """In one commit. A scene for which it is refused fails by name, and the others are
+        committed without it: at once where the error names it, else scene by scene."""
+        alone = False
+        while batch:
+            part = batch[:1] if alone else batch
+            try:
+                unrecorded = committer.write(key, part)
+            except BaseException as error:
+                if is_everyones(error):
+                    raise
+                named = {error.scene} if isinstance(error, SceneError) else set()
+                guilty = [ready for ready in part if len(part) == 1 or ready.scene.id in named]
+                alone = alone or not guilty
+                for ready in guilty:
+                    self._fail(ready.scene, error, committer)
+                batch = [ready for ready in batch if ready not in guilty]
+            else:
+                for ready, fault in unrecorded:
+                    self._fail(ready.scene, fault, committer)
+                batch = batch[len(part) :]
+
+    def _record_same(self, same: list[Ready], work: Work, committer: Committer) -> None:
+        """As ``_write``, of what stays where it is."""
+        try:
+            committer.record_same(same, work.states)
+        except BaseException as error:
+            if is_everyones(error):
+                raise
+            if len(same) == 1:
+                self._fail(same[0].scene, error, committer)
+                return
+            for ready in same:
+                self._record_same([ready], work, committer)
 
     async def _flush_all(self, committer: Committer | None) -> None:
         for key in list(self._waiting):
             assert committer is not None
             await self._flush(key, committer)
 
-    def _fail(self, scene: Scene, error: SceneError, committer: Committer) -> None:
-        named = type(error)(error.reason, scene=scene.id, band=error.band, href=error.href)
+    def _fail(self, scene: Scene, error: BaseException, committer: Committer) -> None:
+        named = of_scene(error, scene.id)
         self.report.fail(scene.id, named, committer.crawl_id)
         with write_transaction(self._engine) as connection:
             failures.record_failed(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from sqlalchemy import Engine
 
 from catalog import watches
 from catalog.database import write_transaction
-from catalog.errors import BusyError, CatalogError
+from catalog.errors import BusyError, CatalogError, UsageError
 from catalog.header import Reads
-from catalog.parse import format_datetime, parse_datetime
+from catalog.parse import format_datetime, parse_datetime, parse_item_id
 from catalog.report import Report
 from catalog.settings import Settings, stac_access
 from catalog.setup import open_crawl
@@ -44,9 +46,10 @@ def question(watch: Watch, *, full: bool = False) -> StacQuery:
     Args:
         full: all that the query means, as in its first crawl.
     """
-    saved = {key: value for key, value in watch.query.items() if key not in ("stac", "bands")}
+    saved = {key: value for key, value in watch.query.items() if key not in watches.BESIDE}
     query = StacQuery.parse(**saved)
-    if full or watch.last_finished_at is None:
+    if full or watch.last_finished_at is None or query.limit is not None:
+        # Of a limited one there may be more than was ever asked for, whatever is newest.
         return query
     if watch.watermark is not None:
         return replace(query, updated_since=watch.watermark - OVERLAP)
@@ -94,6 +97,7 @@ def run_watch(
     crawl = open_crawl(
         settings,
         bands=watch.query.get("bands"),
+        require=watch.query.get("require", ()),
         concurrency=concurrency,
         dry_run=dry_run,
         retry=retry,
@@ -113,18 +117,29 @@ def run_watch(
             query=asked,
             collection=query.collection,
             stac=stac,
-            watch=watch.id,
+            watch=watch,
             outstanding=True,
+            ask=lambda ids: _by_ids(stac, query.collection, ids, access),
             scope=scope(stac, query, **access) if sync else None,
         )
     if not (dry_run or report.interrupted):
         mark = report.watermark
         if mark is not None:
-            # A clock that is ahead at the source must not hide what comes after it.
+            # A clock that is a little ahead at the source must not hide what comes after it.
             mark = min(mark, datetime.now(UTC))
         with write_transaction(engine) as connection:
-            watches.advance_watch(connection, watch.id, mark)
+            watches.advance_watch(connection, watch, mark)
     return report
+
+
+def _by_ids(stac: str, collection: str | None, ids: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """Those of the items that the API has; an id that it cannot be asked for is none of its own."""
+    fit = []
+    for item in ids:
+        with suppress(UsageError):
+            fit.append(parse_item_id(item))
+    if fit:
+        yield from search_items(stac, StacQuery.parse(collection=collection, ids=fit), **access)
 
 
 def run_all(

@@ -11,7 +11,7 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
+from catalog.blame import is_everyones
 from catalog.cube import (
     TIME_CHUNK,
     ArraySpec,
@@ -38,7 +39,7 @@ from catalog.cube import (
     spec_of_document,
     variant_root,
 )
-from catalog.errors import SceneError, StoreError, first_line
+from catalog.errors import HeaderError, SceneError, StoreError, first_line
 from catalog.repository import (
     LONGEST_NAME,
     NO_FILE,
@@ -124,12 +125,14 @@ def write_batch(
 
     Raises:
         SceneError: the store cannot hold one of them; none is written.
+        HeaderError: a scene's references cannot be written; it names the scene and the band, and
+            nothing is committed.
         StoreError: the repository has no container for a location, or refused the commit.
     """
     ids = [scene.id for scene in scenes]
 
     async def fill(store: icechunk.IcechunkStore) -> dict[str, Placement]:
-        return await _fill(store, collection, tile, scenes)
+        return await _fill(store, collection, tile, scenes, repository.containers)
 
     return _commit(
         repository, branch, f"{len(ids)} scenes of {tile}", fill, {"crawl": crawl, "scenes": ids}
@@ -314,6 +317,7 @@ async def _fill(
     collection: str,
     tile: str,
     scenes: Sequence[SceneReferences],
+    containers: Collection[str],
 ) -> dict[str, Placement]:
     for scene in scenes:
         _check_scene(scene)
@@ -353,9 +357,15 @@ async def _fill(
         for array in scene.arrays:
             try:
                 _put_references(store, cube, array, place.time_index)
-            except (ValueError, TypeError, OverflowError, icechunk.IcechunkError) as error:
-                raise SceneError(
-                    f"the repository refuses its references: {first_line(error)}",
+            except BaseException as error:
+                container = array.location.removeprefix("vcc://").partition("/")[0]
+                if is_everyones(error) and not (
+                    isinstance(error, StoreError) and container in containers
+                ):
+                    raise
+                # In memory so far: it is the reference that is refused, not the write.
+                raise HeaderError(
+                    f"no reference to it can be written: {first_line(error)}",
                     scene=scene.id,
                     band=array.spec.band,
                     href=array.location,

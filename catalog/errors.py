@@ -3,7 +3,8 @@
     CatalogError
     ├── UsageError            the question is wrong: ask another (exit code 2)
     │   ├── ConfigError           a setting, a database or a repository does not fit
-    │   │   └── DatabaseLostError     it did, and went away: run again when it is back
+    │   │   ├── DatabaseLostError     it did, and went away: run again when it is back
+    │   │   └── RefusedValueError     the database does not take one value, or holds a damaged one
     │   └── NotFoundError         no such scene, tile, band, resolution, snapshot (LookupError)
     ├── SceneError            one scene is unusable: record the reason, go on with the others
     │   ├── ItemError             its STAC document
@@ -61,6 +62,11 @@ class ConfigError(UsageError):
 
 class DatabaseLostError(ConfigError):
     """The SQL database went away while it was in use; what is recorded stays."""
+
+
+class RefusedValueError(ConfigError):
+    """The database does not take a value, or holds one that cannot be: of one scene, where it was
+    met while one was recorded."""
 
 
 class NotFoundError(UsageError, LookupError):

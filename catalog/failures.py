@@ -29,6 +29,8 @@ from catalog.registry import collection_keys
 RETRY_DELAYS = tuple(timedelta(hours=hours) for hours in (0, 1, 4, 24, 72, 168))
 """From a failure to the next attempt: after the first, the second …; the last one stays. The first
 failure may be the network's: the next crawl tries again."""
+LONGEST = 2_000
+"""Characters of a reason that are kept."""
 
 
 def record_failed(
@@ -70,7 +72,8 @@ def record_failed(
         )
     )
     connection.execute(
-        statement, [{"item": item, "reason": reason} for item, reason in reasons.items()]
+        statement,
+        [{"item": item, "reason": storable(reason)} for item, reason in reasons.items()],
     )
 
 
@@ -100,7 +103,7 @@ def record_unreadable_item(
         collection_id=key,
         item_id=item_id,
         item_sha256=item_sha256,
-        reason=reason,
+        reason=storable(reason),
         attempts=1,
         failed_at=moment,
         next_attempt_at=moment + RETRY_DELAYS[0],
@@ -119,6 +122,15 @@ def record_unreadable_item(
             },
         )
     )
+
+
+def storable(reason: str) -> str:
+    """``reason`` as both databases take it: no more than ``LONGEST`` characters, all of them text,
+    whatever was foreign in it."""
+    text = reason if len(reason) <= LONGEST else f"{reason[:LONGEST]}…"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _next_attempt(attempts: ColumnElement[int], moment: datetime) -> ColumnElement[datetime]:
@@ -153,6 +165,54 @@ def unreadable_items(connection: Connection, repository_id: int, collection: str
         .where(failure.repository_id == repository_id, COLLECTIONS.c.name == collection)
     )
     return list(connection.execute(statement).scalars())
+
+
+def due_items(
+    connection: Connection,
+    repository_id: int,
+    collection: str,
+    *,
+    limit: int,
+    after: str = "",
+    now: datetime | None = None,
+) -> list[str]:
+    """Ids behind ``after``, in their order, of the items of a collection that could not become a
+    scene and are due. One statement."""
+    failure = ITEM_FAILURES.c
+    statement = (
+        select(failure.item_id)
+        .join(COLLECTIONS, COLLECTIONS.c.id == failure.collection_id)
+        .where(
+            failure.repository_id == repository_id,
+            COLLECTIONS.c.name == collection,
+            failure.item_id > after,
+            failure.next_attempt_at <= (now or datetime.now(UTC)),
+        )
+        .order_by(failure.item_id)
+        .limit(limit)
+    )
+    return list(connection.execute(statement).scalars())
+
+
+def postpone_items(
+    connection: Connection, repository_id: int, collection: str, ids: Sequence[str]
+) -> None:
+    """Add an attempt for items that could not become a scene, and that the source does not have
+    now. Two statements."""
+    moment = datetime.now(UTC)
+    failure = ITEM_FAILURES.c
+    key = collection_keys(connection, {collection})[collection]
+    connection.execute(
+        update(ITEM_FAILURES)
+        .where(
+            failure.repository_id == repository_id,
+            failure.collection_id == key,
+            one_of(failure.item_id, ids),
+        )
+        .values(
+            attempts=failure.attempts + 1, next_attempt_at=_next_attempt(failure.attempts, moment)
+        )
+    )
 
 
 def outstanding_failures(connection: Connection, repository_id: int) -> list[Failure]:

@@ -28,7 +28,9 @@ class CheckedFiles:
     faults: dict[str, HeaderError] = field(default_factory=dict)
     """Of those that are not."""
     left_out: set[str] = field(default_factory=set)
-    """That the scene has and the store has not: they were not asked for."""
+    """That the scene has and the store has not: they were not asked for, or could not be read."""
+    unindexed: dict[str, HeaderError] = field(default_factory=dict)
+    """Why not, for those of ``left_out`` that cannot be read now either."""
     requests: int = 0
     """GET requests."""
 
@@ -84,7 +86,8 @@ async def check_files(
             if header is None or digests[band] != _NOTHING:
                 files.left_out.add(band)
                 files.headers.pop(band, None)
-                files.faults.pop(band, None)
+                if (fault := files.faults.pop(band, None)) is not None:
+                    files.unindexed[band] = fault
             continue
         if header is None:
             continue

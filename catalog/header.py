@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from catalog.blame import is_everyones, of_scene
 from catalog.directories import (
     PROJECTED_CRS,
     RASTER_TYPE,
@@ -135,6 +136,12 @@ class HeaderReader:
             return await self._read(asset, key, self._servers[source.name])
         except HeaderError as error:
             raise type(error)(error.reason, band=asset.band, href=asset.href) from error.__cause__
+        except BaseException as error:
+            if is_everyones(error):
+                raise
+            # Of a library that this address or this file was too much for.
+            found = of_scene(error, None)
+            raise HeaderError(found.reason, band=asset.band, href=asset.href) from error
 
     async def read_all(self, assets: Sequence[Asset]) -> list[Header | HeaderError]:
         """The headers of ``assets``, each as ``read`` gives it or the error that it raises."""

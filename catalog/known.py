@@ -6,17 +6,46 @@ asked for. Knows no Icechunk.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
-from sqlalchemy import Connection, and_, func, literal, null, or_, select, union_all
+from sqlalchemy import (
+    Connection,
+    and_,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    type_coerce,
+    union,
+    union_all,
+)
+from sqlalchemy.types import NullType
 
 from catalog.assets import read_assets
+from catalog.errors import SceneError, first_line
 from catalog.models import ASSETS, BRANCHES, COLLECTIONS, ITEM_FAILURES, SCENES
 from catalog.portable_sql import one_of
-from catalog.recorded import IndexedState, KnownScene
+from catalog.recorded import DESCRIBED, IndexedState, KnownScene
 from catalog.scene import Scene, scene_from_json
+
+
+@dataclass(frozen=True, slots=True)
+class Outstanding:
+    """A scene that an earlier crawl began and did not end."""
+
+    number: int
+    """To go on after."""
+    collection: str
+    id: str
+    attempts: int
+    """Failures in a row."""
+    scene: Scene | SceneError
+    """As it was then, or why that cannot be told any more."""
 
 
 def known_scenes(
@@ -45,6 +74,7 @@ def known_scenes(
             SCENES.c.next_attempt_at,
             SCENES.c.last_error,
             bands,
+            SCENES.c.missing,
             literal(0).label("unreadable"),
         )
         .join(COLLECTIONS, COLLECTIONS.c.id == SCENES.c.collection_id)
@@ -64,6 +94,7 @@ def known_scenes(
             failure.next_attempt_at,
             failure.reason,
             null().label("no_bands"),
+            null().label("none_missing"),
             literal(1),
         )
         .join(COLLECTIONS, COLLECTIONS.c.id == failure.collection_id)
@@ -71,9 +102,9 @@ def known_scenes(
     )
     known: dict[str, KnownScene] = {}
     failures: dict[str, KnownScene] = {}
-    for item_id, *values, names, is_failure in connection.execute(union_all(scenes, unreadable)):
-        values.append(frozenset((names or "").split()))
-        (failures if is_failure else known)[item_id] = KnownScene(*values)
+    for item_id, *values, names, lacks, failed in connection.execute(union_all(scenes, unreadable)):
+        values += [frozenset((names or "").split()), frozenset(lacks or ()), bool(failed)]
+        (failures if failed else known)[item_id] = KnownScene(*values)
     for item_id, found in failures.items():
         before = known.get(item_id)
         if before is not None:
@@ -84,6 +115,7 @@ def known_scenes(
                 attempts=found.attempts,
                 next_attempt_at=found.next_attempt_at,
                 last_error=found.last_error,
+                unreadable=True,
             )
         known[item_id] = found
     return known
@@ -92,9 +124,10 @@ def known_scenes(
 def wanted_scenes(
     connection: Connection, repository_id: int, collection: str, ids: Iterable[str]
 ) -> dict[str, Scene]:
-    """Those of the items whose indexing is outstanding, as they were when it was begun."""
+    """Those of the items whose indexing is outstanding, as they were when it was begun; what is
+    recorded of one may be no scene any more, then it is left out."""
     statement = (
-        select(SCENES.c.item_id, SCENES.c.wanted)
+        select(SCENES.c.item_id, type_coerce(SCENES.c.wanted, NullType()))
         .join(COLLECTIONS, COLLECTIONS.c.id == SCENES.c.collection_id)
         .where(
             SCENES.c.repository_id == repository_id,
@@ -103,11 +136,45 @@ def wanted_scenes(
             one_of(SCENES.c.item_id, list(ids)),
         )
     )
-    return {
-        item_id: scene_from_json(wanted)
+    found = (
+        (item_id, read_wanted(item_id, wanted))
         for item_id, wanted in connection.execute(statement)
         if wanted is not None
-    }
+    )
+    return {item_id: scene for item_id, scene in found if isinstance(scene, Scene)}
+
+
+def intended_items(
+    connection: Connection, repository_id: int, collection: str, ids: Iterable[str]
+) -> set[str]:
+    """Those of the items that a crawl has set out to index. One statement."""
+    statement = (
+        select(SCENES.c.item_id)
+        .join(COLLECTIONS, COLLECTIONS.c.id == SCENES.c.collection_id)
+        .where(
+            SCENES.c.repository_id == repository_id,
+            COLLECTIONS.c.name == collection,
+            SCENES.c.wanted_sha256.is_not(None),
+            one_of(SCENES.c.item_id, list(ids)),
+        )
+    )
+    return set(connection.execute(statement).scalars())
+
+
+def read_wanted(item_id: str, document: Any) -> Scene | SceneError:
+    """What was to be indexed, or why that cannot be told any more."""
+    try:
+        scene = scene_from_json(json.loads(document) if isinstance(document, str) else document)
+        if scene.id != item_id:
+            raise ValueError(f"it is of {scene.id}")
+        return scene
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        return SceneError(
+            "what was to be indexed of it is recorded in a form that cannot be read "
+            f"({type(error).__name__}: {first_line(error)}); a crawl that meets its item again "
+            "takes it from there",
+            scene=item_id,
+        )
 
 
 def scenes_elsewhere(
@@ -143,26 +210,69 @@ def outstanding_scenes(
     limit: int,
     after: int = 0,
     now: datetime | None = None,
-) -> list[tuple[int, Scene]]:
+) -> list[Outstanding]:
     """Scenes whose indexing was begun and not ended, and whose next attempt is due, as they were
     then, each with a number to go on ``after``. One statement."""
     scene, due = SCENES.c, now or datetime.now(UTC)
     statement = (
-        select(scene.id, scene.wanted)
+        select(
+            scene.id,
+            COLLECTIONS.c.name,
+            scene.item_id,
+            scene.attempts,
+            type_coerce(scene.wanted, NullType()),
+        )
+        .join(COLLECTIONS, COLLECTIONS.c.id == scene.collection_id)
         .where(
             scene.repository_id == repository_id,
             scene.id > after,
             scene.wanted_sha256.is_not(None),
-            scene.wanted.is_not(None),
             or_(scene.next_attempt_at.is_(None), scene.next_attempt_at <= due),
         )
         .order_by(scene.id)
         .limit(limit)
     )
     if collection is not None:
-        keys = select(COLLECTIONS.c.id).where(COLLECTIONS.c.name == collection)
-        statement = statement.where(scene.collection_id.in_(keys))
-    return [(key, scene_from_json(wanted)) for key, wanted in connection.execute(statement)]
+        statement = statement.where(COLLECTIONS.c.name == collection)
+    return [
+        Outstanding(key, name, item_id, attempts, read_wanted(item_id, wanted))
+        for key, name, item_id, attempts, wanted in connection.execute(statement)
+    ]
+
+
+def indexed_href(connection: Connection, repository_id: int, collection: str) -> str | None:
+    """Of one file of the scene of a collection that was indexed last; None without any. One
+    statement."""
+    statement = (
+        select(SCENES.c.href_prefix + ASSETS.c.href)
+        .join(ASSETS, ASSETS.c.scene_id == SCENES.c.id)
+        .join(COLLECTIONS, COLLECTIONS.c.id == SCENES.c.collection_id)
+        .where(
+            SCENES.c.repository_id == repository_id,
+            COLLECTIONS.c.name == collection,
+            SCENES.c.status == "indexed",
+        )
+        .order_by(SCENES.c.id.desc())
+        .limit(1)
+    )
+    return connection.execute(statement).scalar_one_or_none()
+
+
+def origins(
+    connection: Connection, repository_id: int, ids: Iterable[str], collection: str | None = None
+) -> list[tuple[str, str, str | None]]:
+    """(item id, collection, API it was last crawled from) of the items that are known, in any state
+    and as failures, in the order of their ids. One statement."""
+    wanted = list(ids)
+    parts = []
+    for table in (SCENES, ITEM_FAILURES):
+        part = (
+            select(table.c.item_id, COLLECTIONS.c.name, COLLECTIONS.c.stac_url)
+            .join(COLLECTIONS, COLLECTIONS.c.id == table.c.collection_id)
+            .where(table.c.repository_id == repository_id, one_of(table.c.item_id, wanted))
+        )
+        parts.append(part if collection is None else part.where(COLLECTIONS.c.name == collection))
+    return sorted((row[0], row[1], row[2]) for row in connection.execute(union(*parts)))
 
 
 def indexed_states(
@@ -174,9 +284,9 @@ def indexed_states(
         select(
             scene.id,
             scene.item_id,
-            scene.datetime,
-            scene.boa_offset,
+            *(scene[name] for name in DESCRIBED),
             scene.warnings,
+            scene.missing,
             BRANCHES.c.name.label("branch"),
             scene.root,
             scene.time_index,
@@ -203,6 +313,8 @@ def indexed_states(
             time_index=row.time_index,
             refs_sha256=row.refs_sha256,
             files=files.get(row.id, {}),
+            missing=tuple(row.missing or ()),
+            described={name: getattr(row, name) for name in DESCRIBED},
         )
         for row in rows
     }

@@ -66,6 +66,8 @@ def _lines(
     yield from _metric("scenes", "Scenes of the catalog by state.", states)
     yield from _metric("parked", "Failures that wait for their time.", {"": summary["parked"]})
     yield from _metric("due", "Failures the next crawl tries again.", {"": summary["due"]})
+    yield from _metric("incomplete", "Scenes without a band that cannot be read.",
+                       {"": summary["incomplete"]})  # fmt: skip
     yield from _metric("unreadable_items", "Items that are no scene.",
                        {"": summary["unreadable_items"]})  # fmt: skip
     yield from _metric("snapshots", "Recorded commits.", {"": summary["snapshots"]})

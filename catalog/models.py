@@ -48,11 +48,12 @@ from catalog import portable_sql
 from catalog.portable_sql import ETag, Hex, UtcDateTime
 from catalog.recorded import STATUSES
 
-REVISION = "0003"
+REVISION = "0004"
 """Alembic revision whose schema these models are; a test compares it with ``migrations/``."""
 
 # SQLite only counts up by itself on a column declared exactly INTEGER.
 _KEY = BigInteger().with_variant(Integer, "sqlite")
+_LIST_OR_NULL = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 Key = Annotated[int, mapped_column(_KEY, primary_key=True)]
 Name = Annotated[str, mapped_column(portable_sql.Name)]
 Digest = Annotated[str, mapped_column(Hex)]
@@ -192,6 +193,9 @@ class SceneState:
     recorded_at: Mapped[Instant]
     crawl_id: Mapped[int | None] = mapped_column(ForeignKey("crawls.id"))
     """The crawl that recorded this state."""
+    missing: Mapped[list[Any] | None] = mapped_column(_LIST_OR_NULL)
+    """Bands of the item that are not indexed, since their files could not be read; NULL for
+    none."""
 
 
 class SceneRow(SceneState, Base):

@@ -26,7 +26,8 @@ def overview(
 
     - ``scenes``, ``collections``, ``tiles``: scenes by status, collection and tile;
     - ``counts``: the same as rows of ``collection``, ``tile``, ``status``, ``scenes``;
-    - ``outdated``: indexed, but their item has changed since; ``unreadable_items``;
+    - ``outdated``: indexed, but their item has changed since; ``incomplete``: indexed, but without
+      a band whose file cannot be read; ``unreadable_items``;
     - ``duplicates``: indexed scenes that are the same acquisition as a newer one;
     - ``newest``: acquisition of the newest indexed scene, and ``lag_seconds`` since;
     - ``branches``: ``branch``, ``head``, ``scenes``, ``first``, ``last``; ``snapshots``: recorded;
@@ -57,6 +58,7 @@ def overview(
             for row in counts.scenes
         ],
         "outdated": counts.outdated,
+        "incomplete": counts.incomplete,
         "unreadable_items": counts.unreadable,
         "duplicates": duplicate_count(connection, repository_id),
         "newest": plain(newest),

@@ -44,6 +44,7 @@ from catalog.recovery import Behind, file_record, mend_head, unrecorded
 from catalog.remote_file import NO_SUCH_KEY
 from catalog.repository import Repository, Snapshot
 from catalog.scene import Asset, Scene
+from catalog.scene_files import why_not
 from catalog.settings import Source
 from catalog.sources import location, resolve
 
@@ -495,7 +496,9 @@ def _indexed(
         warnings=(
             *(text for header in files.headers.values() for text in header.warnings),
             *(f"{band}: {fault.reason}." for band, fault in sorted(files.faults.items())),
+            *why_not(files.unindexed),
         ),
+        missing=tuple(files.unindexed),
     )
 
 

@@ -20,6 +20,13 @@ STATUSES = ("pending", "indexed", "failed", "withdrawn")
 from the source and reads as nodata at the head, until it comes back and is indexed again."""
 
 
+DESCRIBED = (
+    "tile", "epsg", "datetime", "platform", "cloud_cover", "baseline", "acquisition",
+    "footprint", "created", "updated", "boa_offset", "boa_evidence", "item_sha256",
+)  # fmt: skip
+"""Fields of ``Scene`` that columns have the names of."""
+
+
 @dataclass(frozen=True, slots=True)
 class SceneRecord:
     """A scene as the catalog has it, with where it lives."""
@@ -60,6 +67,9 @@ class SceneRecord:
     attempts: int
     last_error: str | None
     next_attempt_at: Instant | None
+    missing: tuple[str, ...] = ()
+    """Bands of its item that are not indexed, since their files cannot be read; ``warnings`` say
+    why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +121,8 @@ class IndexedScene:
     files: tuple[AssetRecord, ...]
     warnings: tuple[str, ...] = ()
     """What reading its files added to ``scene.warnings``."""
+    missing: tuple[str, ...] = ()
+    """Bands that its item has and that could not be indexed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +189,10 @@ class KnownScene:
     last_error: str | None
     bands: frozenset[str] = frozenset()
     """That are indexed."""
+    missing: frozenset[str] = frozenset()
+    """That could not be."""
+    unreadable: bool = False
+    """The newest item is no scene: ``attempts`` are to make it one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +208,9 @@ class IndexedState:
     refs_sha256: str
     files: Mapping[str, AssetRecord]
     """By band."""
+    missing: tuple[str, ...]
+    described: Mapping[str, Any]
+    """The fields ``DESCRIBED`` of the scene that was indexed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +289,8 @@ class Status:
     """(collection, tile, status, scenes), sorted."""
     outdated: int
     """Indexed scenes whose item has changed since."""
+    incomplete: int
+    """Indexed scenes that lack a band of their item, whose file cannot be read."""
     unreadable: int
     """Items that could not become a scene; not among ``scenes``."""
     failures: tuple[Failure, ...]

@@ -54,7 +54,7 @@ from catalog.models import (
     STATE_COLUMNS,
 )
 from catalog.portable_sql import one_of, upsert
-from catalog.recorded import Commit, IndexedScene
+from catalog.recorded import DESCRIBED, Commit, IndexedScene
 from catalog.registry import collection_keys
 from catalog.scene import Scene, scene_to_json
 from catalog.tiles import BOX, grow_tiles
@@ -195,6 +195,23 @@ def record_updated(
         _record_states(connection, repository_id, key, scenes, {}, crawl, moment)
 
 
+def record_settled(
+    connection: Connection, repository_id: int, collection: str, ids: Sequence[str]
+) -> None:
+    """Nothing is to be done for scenes that a crawl set out to index: they are as recorded. Two
+    statements."""
+    key = collection_keys(connection, {collection})[collection]
+    connection.execute(
+        update(SCENES)
+        .where(
+            SCENES.c.repository_id == repository_id,
+            SCENES.c.collection_id == key,
+            one_of(SCENES.c.item_id, ids),
+        )
+        .values(**_NO_WORK)
+    )
+
+
 def forget_scenes(
     connection: Connection, repository_id: int, collection: str, ids: Sequence[str]
 ) -> None:
@@ -248,6 +265,7 @@ def _record_states(
                 "refs_sha256": indexed.refs_sha256,
                 "warnings": list(dict.fromkeys((*indexed.scene.warnings, *indexed.warnings))),
                 "href_prefix": common_directory([file.href for file in indexed.files]),
+                "missing": list(indexed.missing) or None,
                 "crawl_id": crawl,
             }
         )
@@ -358,17 +376,12 @@ _NO_WORK: dict[str, Any] = {
     "next_attempt_at": None,
 }
 _UNIQUE = ("item_id", "collection_id", "repository_id")
-# Columns named as the fields of Scene that fill them.
-_SAME = (
-    "tile", "epsg", "datetime", "platform", "cloud_cover", "baseline", "acquisition",
-    "footprint", "created", "updated", "boa_offset", "boa_evidence", "item_sha256",
-)  # fmt: skip
 
 
 def _described(scene: Scene, collection_id: int) -> dict[str, Any]:
     return (
         {"collection_id": collection_id, "item_id": scene.id, "warnings": list(scene.warnings)}
-        | {name: getattr(scene, name) for name in _SAME}
+        | {name: getattr(scene, name) for name in DESCRIBED}
         | dict(zip(BOX, scene.bbox, strict=True))
     )
 
@@ -381,7 +394,7 @@ def _pending_statement(dialect: str) -> Any:
     again = old.wanted_sha256 == new.item_sha256
     changes: dict[str, Any] = {
         name: case((placed, old[name]), else_=new[name])
-        for name in (*_SAME, *BOX, "warnings", "recorded_at", "crawl_id")
+        for name in (*DESCRIBED, *BOX, "warnings", "recorded_at", "crawl_id")
     }
     changes["status"] = case((placed, old.status), else_="pending")
     changes["wanted_sha256"], changes["wanted"] = new.wanted_sha256, new.wanted

@@ -21,17 +21,19 @@ from sqlalchemy import Engine
 from zarr.core.sync import sync
 
 from catalog import heads, records, registry
+from catalog.blame import is_everyones, of_scene
 from catalog.commit_check import Foreign, own_commits
 from catalog.contents import StoredScene, is_unchanged, read_scenes
-from catalog.cube import SceneReferences, refs_digest, scene_references
+from catalog.cube import refs_digest, scene_references
 from catalog.cube_writer import Cube, Placement, cube_epsg, read_cubes, seconds
 from catalog.database import read_transaction, write_transaction
 from catalog.errors import ConfigError, HeaderError, StoreError, UsageError
 from catalog.header import Header, Reads
-from catalog.known import indexed_states, wanted_scenes
+from catalog.known import indexed_states, intended_items, wanted_scenes
 from catalog.recorded import AssetRecord, Commit, IndexedScene, IndexedState, Raster
 from catalog.repository import Repository, Snapshot
 from catalog.scene import Scene
+from catalog.scene_files import SceneFiles, assemble, why_not
 
 log = logging.getLogger(__name__)
 
@@ -289,10 +291,11 @@ async def _record(
     with read_transaction(engine) as connection:
         known = indexed_states(connection, repository_id, behind.collection, ids)
         wanted = wanted_scenes(connection, repository_id, behind.collection, ids)
+        meant = intended_items(connection, repository_id, behind.collection, ids)
         starts = registry.crawl_starts(connection, repository_id)
     for item in ids:
         # A crawl that died had recorded its intent. Two at once may write the same scene twice.
-        if item in wanted or (item in known and _is_as_recorded(stored[item], known[item])):
+        if item in meant or (item in known and _is_as_recorded(stored[item], known[item])):
             continue
         snapshot = behind.last_of(item)
         began = starts.get(int(snapshot.crawl)) if snapshot.crawl.isdecimal() else None
@@ -311,30 +314,50 @@ async def _record(
         if fault := await asyncio.to_thread(_forgery, scene, there, headers, store, cubes):
             raise _ForgedError(behind.last_of(item), f"{item}: {fault}")
         try:
-            sound = [_sound(found) for found in headers]
-            references = scene_references(scene, sound)
-        except HeaderError as error:
-            log.warning("%s: %s", item, error)
+            # Whatever it was committed without: the digest tells whether it is the same now.
+            found = assemble(scene, headers, last_try=True)
+        except BaseException as error:
+            if is_everyones(error):
+                raise
+            # The crawl that takes it up records why.
+            log.warning("%s", of_scene(error, item))
             continue
-        if there.refs_sha256 == references.sha256:
-            adopted.append(indexed_scene(scene, references, sound, there.place))
+        if there.refs_sha256 == found.references.sha256:
+            adopted.append(indexed_scene(scene, found, there.place))
         else:
             log.warning("%s: its files are no longer those its commit refers to", item)
-    with write_transaction(engine) as connection:
-        registry.register_collection(connection, behind.collection)
-        for number, snapshot in enumerate(history, 1):
-            # All are read at the last of the commits: there each is as it was left.
-            last = number == len(history)
-            records.record_indexed(
-                connection,
-                repository_id,
-                behind.commit(snapshot, epsg=epsg),
-                adopted if last else [],
-                crawl,
-                withdrawn=gone if last else [],
-            )
-        if left := [item for item in ids if item not in {one.scene.id for one in adopted}]:
-            records.record_left(connection, repository_id, behind.collection, behind.branch, left)
+
+    def record() -> None:
+        with write_transaction(engine) as connection:
+            registry.register_collection(connection, behind.collection)
+            for number, snapshot in enumerate(history, 1):
+                # All are read at the last of the commits: there each is as it was left.
+                last = number == len(history)
+                records.record_indexed(
+                    connection,
+                    repository_id,
+                    behind.commit(snapshot, epsg=epsg),
+                    adopted if last else [],
+                    crawl,
+                    withdrawn=gone if last else [],
+                )
+            if left := [item for item in ids if item not in {one.scene.id for one in adopted}]:
+                records.record_left(
+                    connection, repository_id, behind.collection, behind.branch, left
+                )
+
+    try:
+        record()
+    except BaseException as error:
+        if is_everyones(error):
+            raise
+        commit = replace(behind.commit(history[-1], epsg=epsg), parent_id=None)
+        adopted, refused = recordable(engine, repository_id, commit, adopted, crawl)
+        if not refused:
+            raise
+        for item, reason in refused.items():
+            log.warning("%s", of_scene(reason, item))
+        record()
     gone = [item for item in gone if not any(item in found.moved for found in history)]
     return Recovered(1, len(history), len(adopted), len(gone), len(ids) - len(adopted), requests)
 
@@ -364,7 +387,9 @@ def _forgery(
         return f"it refers to files of {', '.join(map(ascii, extra))}, which the scene has not"
     try:
         arrays = scene_references(scene, sound).arrays
-    except HeaderError:
+    except BaseException as error:
+        if is_everyones(error):
+            raise
         return None
     for header in sound:
         band = header.asset.band
@@ -372,11 +397,12 @@ def _forgery(
         digest = refs_digest((a.spec.path, a.location, a.offsets, a.lengths) for a in mine)
         file = stored.files.get(band)
         if file is None:
-            if any(array.lengths.any() for array in mine):
-                return f"{band}: it has no references"
-        elif file.location != header.location:
+            # Its file could not be read then: a scene is written without such a band, and is only
+            # adopted where that is so now.
+            continue
+        if file.location != header.location:
             return f"{band}: it refers to {file.location[:200]!a}"
-        elif file.refs_sha256 == digest:
+        if file.refs_sha256 == digest:
             specs = cubes[stored.place.root].specs
             if any(specs.get(array.spec.path) != array.spec for array in mine):
                 return f"{band}: its array is not as the file says"
@@ -393,23 +419,48 @@ class _ForgedError(Exception):
         super().__init__(reason)
 
 
-def _sound(found: Header | HeaderError) -> Header:
-    if isinstance(found, HeaderError):
-        raise found
-    return found
+def recordable(
+    engine: Engine,
+    repository_id: int,
+    commit: Commit,
+    scenes: Sequence[IndexedScene],
+    crawl: int | None,
+) -> tuple[list[IndexedScene], dict[str, BaseException]]:
+    """Those of ``scenes`` that the database takes as of ``commit``, and why it refuses the others,
+    by item id. Each is tried and taken back."""
+    taken: list[IndexedScene] = []
+    refused: dict[str, BaseException] = {}
+    for scene in scenes:
+        try:
+            with write_transaction(engine) as connection:
+                records.record_indexed(connection, repository_id, commit, [scene], crawl)
+                raise _TakenBack
+        except _TakenBack:
+            taken.append(scene)
+        except BaseException as error:
+            if is_everyones(error):
+                raise
+            refused[scene.scene.id] = error
+    return taken, refused
 
 
-def indexed_scene(
-    scene: Scene, references: SceneReferences, headers: Sequence[Header], place: Placement
-) -> IndexedScene:
+class _TakenBack(Exception):
+    """Ends a transaction whose work is not to stay."""
+
+
+def indexed_scene(scene: Scene, found: SceneFiles, place: Placement) -> IndexedScene:
     """What is recorded of a scene that is in the store at ``place``."""
     return IndexedScene(
         scene=scene,
         root=place.root,
         time_index=place.time_index,
-        refs_sha256=references.sha256,
-        files=tuple(map(file_record, headers)),
-        warnings=tuple(warning for header in headers for warning in header.warnings),
+        refs_sha256=found.references.sha256,
+        files=tuple(map(file_record, found.headers)),
+        warnings=(
+            *(warning for header in found.headers for warning in header.warnings),
+            *why_not(found.faults),
+        ),
+        missing=tuple(found.faults),
     )
 
 

@@ -6,7 +6,7 @@ Every function works inside the caller's transaction and may be repeated, but fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +19,9 @@ from catalog.portable_sql import is_text, one_of, upsert
 from catalog.recorded import CrawlCounts, KnownRepository
 from catalog.redaction import without_secrets
 from catalog.settings import Source
+
+GENERIC = "generic"
+"""Dialect of items that bear no catalog's marks: it says nothing of their collection."""
 
 
 def register_repository(
@@ -110,37 +113,49 @@ def register_collection(
     stac_url: str | None = None,
     dialect: str | None = None,
     *,
+    others: Collection[str] = (),
     now: datetime | None = None,
 ) -> int:
-    """Key of the collection, added if it is new. One statement.
+    """Key of the collection, added if it is new. One statement, and one before it with a dialect.
 
-    A later ``stac_url`` replaces an earlier one (an API may move); None keeps it.
+    A later ``stac_url`` replaces an earlier one (an API may move); None keeps it. A dialect is an
+    item's own, and one API may serve several: the collection's, the first that was met, serves only
+    to notice that another API has a collection of the same name.
+
+    Args:
+        dialect: of the items at hand; None where they bear no marks.
+        others: all dialects among them.
 
     Raises:
-        ConfigError: the collection is known in another dialect: two catalogs have
-            collections of this name, and one would withdraw the other's scenes.
+        ConfigError: the collection was crawled from another API, and no item at hand is of its
+            dialect: two catalogs have collections of this name, and one would withdraw the
+            other's scenes.
     """
+    if dialect is not None:
+        held = select(COLLECTIONS.c.dialect, COLLECTIONS.c.stac_url).where(
+            COLLECTIONS.c.name == name
+        )
+        known, url = connection.execute(held).one_or_none() or (None, None)
+        if known not in (None, GENERIC, dialect, *others) and url is not None and url != stac_url:
+            raise ConfigError(
+                f"collection {name!r} is {known} in this catalog, and {dialect} at "
+                f"{stac_url or 'a file'}: use another database and repository for it"
+            )
     statement = upsert(connection.dialect.name, COLLECTIONS).values(
         name=name,
         stac_url=None if stac_url is None else without_secrets(stac_url),
         dialect=dialect,
         registered_at=now or datetime.now(UTC),
     )
-    new = statement.excluded
+    new, old = statement.excluded, COLLECTIONS.c
     statement = statement.on_conflict_do_update(
         index_elements=["name"],
         set_={
-            "stac_url": func.coalesce(new.stac_url, COLLECTIONS.c.stac_url),
-            "dialect": func.coalesce(COLLECTIONS.c.dialect, new.dialect),
+            "stac_url": func.coalesce(new.stac_url, old.stac_url),
+            "dialect": func.coalesce(func.nullif(old.dialect, GENERIC), new.dialect, old.dialect),
         },
-    ).returning(COLLECTIONS.c.id, COLLECTIONS.c.dialect, COLLECTIONS.c.stac_url)
-    key, known, url = connection.execute(statement).one()
-    if dialect is not None and known != dialect:
-        raise ConfigError(
-            f"collection {name!r} is {known} in this catalog, and {dialect} at {url or 'a file'}: "
-            "use another database and repository for it"
-        )
-    return int(key)
+    ).returning(COLLECTIONS.c.id)
+    return int(connection.execute(statement).scalar_one())
 
 
 def begin_crawl(

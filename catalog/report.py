@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from datetime import datetime
+from typing import Any
 
 from catalog.errors import SceneError
 from catalog.recorded import CrawlCounts
@@ -34,13 +36,19 @@ class Report:
     changed: int = 0
     """Scenes whose item is another than the one indexed, or was since and failed."""
     unchanged: int = 0
-    """Scenes whose item is byte for byte as indexed: no file of theirs is asked for."""
+    """Scenes whose item is byte for byte as indexed: no file of theirs is asked for, unless it was
+    to be read again and is the same."""
+    reread: int = 0
+    """Scenes whose item is as indexed, and whose files are read all the same: as asked for. They
+    are ``unchanged`` or ``changed`` when that is known."""
     parked: int = 0
     """Items that failed more than once and are not due yet: no file of theirs is asked for."""
     retried: int = 0
     """Scenes taken up again that no search had to return."""
     indexed: int = 0
     """Scenes written to the store."""
+    incomplete: int = 0
+    """Of the scenes indexed, those without a band whose file cannot be read."""
     updated: int = 0
     """Changed items whose files are as they were: recorded, not written."""
     failed: int = 0
@@ -64,9 +72,31 @@ class Report:
         names = CrawlCounts.__dataclass_fields__
         return CrawlCounts(**{name: getattr(self, name) for name in names})
 
+    def add(self, other: Report) -> None:
+        """What another crawl of the same command did."""
+        for name in _COUNTED:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.interrupted = self.interrupted or other.interrupted
+        self.failures += other.failures
+
+    def counted(self) -> dict[str, Any]:
+        """Where the counts are, for ``count_again``."""
+        found = {one.name: getattr(self, one.name) for one in fields(self)}
+        return found | {"failures": list(self.failures)}
+
+    def count_again(self, before: Mapping[str, Any]) -> None:
+        """Takes back what was counted since ``before``: it is done anew."""
+        for name, value in before.items():
+            setattr(self, name, value)
+
     def fail(self, scene: str, error: SceneError, crawl: int) -> None:
         self.failed += 1
         if len(self.failures) < FAILURES:
             self.failures.append(Failure(scene, str(error)))
         extra = {"scene": scene, "band": error.band, "href": error.href, "crawl": crawl}
         log.warning("%s", error, extra=extra)
+
+
+_COUNTED = tuple(
+    one.name for one in fields(Report) if one.name not in ("watermark", "interrupted", "failures")
+)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from catalog.cube import SceneReferences
 from catalog.errors import HeaderError
 from catalog.header import Header
-from catalog.recorded import IndexedState
+from catalog.recorded import DESCRIBED, IndexedScene, IndexedState
 from catalog.scene import Scene
 from catalog.settings import Source
 from catalog.sources import resolve
@@ -52,6 +52,16 @@ def same_by_headers(
         and references.sha256 == state.refs_sha256
         and {header.asset.band for header in headers} == set(state.files)
         and all(_same_file(header, state) for header in headers)
+    )
+
+
+def same_record(found: IndexedScene, state: IndexedState) -> bool:
+    """Whether all that would be recorded of a scene, whose headers were read now, is what is."""
+    warnings = tuple(dict.fromkeys((*found.scene.warnings, *found.warnings)))
+    return (
+        {name: getattr(found.scene, name) for name in DESCRIBED} == state.described
+        and (warnings, found.missing) == (state.warnings, state.missing)
+        and {file.band: file for file in found.files} == state.files
     )
 
 

@@ -78,6 +78,8 @@ class Scene:
     """Hex SHA-256 of the item as served: its JSON with sorted keys, no white space, UTF-8."""
     assets: tuple[Asset, ...]
     """One per band, in the order of ``bands.BANDS``."""
+    required: tuple[str, ...] = ()
+    """Bands without which it is not to be indexed, as the crawl that meant to said."""
 
 
 _TIMES = ("datetime", "created", "updated")
@@ -92,7 +94,7 @@ def scene_to_json(scene: Scene) -> dict[str, Any]:
 def scene_from_json(document: dict[str, Any]) -> Scene:
     """The inverse of ``scene_to_json``."""
     # Written by an earlier version, it has none.
-    fields = {"acquisition": None} | document
+    fields = {"acquisition": None, "required": ()} | document
     for name in _TIMES:
         fields[name] = None if fields[name] is None else dt.datetime.fromisoformat(fields[name])
     assets = [
@@ -108,5 +110,6 @@ def scene_from_json(document: dict[str, Any]) -> Scene:
             "bbox": tuple(fields["bbox"]),
             "footprint": bytes.fromhex(fields["footprint"]),
             "warnings": tuple(fields["warnings"]),
+            "required": tuple(fields["required"]),
         }
     )

@@ -22,7 +22,7 @@ from catalog.recorded import SceneRecord
 
 _NAMES = tuple(field.name for field in fields(SceneRecord))
 _SIDES = ("miny", "maxx", "maxy")
-_BBOX, _WARNINGS = _NAMES.index("bbox"), _NAMES.index("warnings")
+_BBOX, _WARNINGS, _MISSING = map(_NAMES.index, ("bbox", "warnings", "missing"))
 _ID, _COLLECTION = _NAMES.index("id"), _NAMES.index("collection")
 WIDTH = len(_NAMES) + len(_SIDES)
 """Columns of a record; what else a row has comes after them."""
@@ -71,6 +71,10 @@ def decoder(dialect: str) -> Callable[[Sequence[Any]], SceneRecord]:
                     values[index] = values[index].hex()
             said = values[_WARNINGS]
             values[_WARNINGS] = tuple(said if native else _from_json(said))
+            lacks = values[_MISSING]
+            values[_MISSING] = (
+                () if lacks is None else tuple(lacks if native else json.loads(lacks))
+            )
             values[_BBOX] = (values[_BBOX], miny, maxx, maxy)
             return _made(values)
         except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:

@@ -33,7 +33,8 @@ ITEMS = 500
 _DTYPES = (
     dict.fromkeys(SceneRecord.__dataclass_fields__, "str")
     | dict.fromkeys(("epsg", "boa_offset", "revision", "attempts"), "int64")
-    | {"time_index": "Int64", "cloud_cover": "float64", "bbox": "object", "warnings": "object"}
+    | {"time_index": "Int64", "cloud_cover": "float64"}
+    | dict.fromkeys(("bbox", "warnings", "missing"), "object")
     | dict.fromkeys(
         ("datetime", "created", "updated", "recorded_at", "next_attempt_at"), "datetime64[us, UTC]"
     )

@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from sqlalchemy import Engine
 
-from catalog import database, lease, registry
+from catalog import database, known, lease, registry
 from catalog.crawl import Crawl
 from catalog.errors import CatalogError, UsageError
 from catalog.header import HeaderReader, Reads
@@ -83,6 +83,7 @@ def open_crawl(
     settings: Settings,
     *,
     bands: Sequence[str] | None = None,
+    require: Sequence[str] = (),
     concurrency: int = 32,
     dry_run: bool = False,
     on_progress: Callable[[Report], None] | None = None,
@@ -103,6 +104,7 @@ def open_crawl(
         repository,
         settings.sources,
         bands=bands,
+        require=require,
         concurrency=concurrency,
         dry_run=dry_run,
         on_progress=on_progress,
@@ -111,6 +113,52 @@ def open_crawl(
         wait=wait,
         reader=reader,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where some items come from."""
+
+    collection: str | None
+    """None where the catalog does not know the items."""
+    stac: str | None
+    """URL of the API; None where it knows none."""
+    ids: tuple[str, ...]
+
+
+def origins(settings: Settings, ids: Sequence[str], collection: str | None = None) -> list[Origin]:
+    """The collections and APIs that the catalog has the items from, each with its ids; those that
+    it does not know come last.
+
+    Args:
+        collection: that they are of; None for any.
+
+    Raises:
+        ConfigError: as ``open_crawl``.
+        UsageError: some were indexed from a file, and there is no API to ask for them.
+    """
+    engine, repository = open_catalog(settings)
+    try:
+        uid = repository.id
+        with database.read_transaction(engine) as connection:
+            known_here = registry.known_repositories(connection)
+            key = next((one.key for one in known_here if one.uid == uid), 0)
+            found = known.origins(connection, key, ids, collection)
+    finally:
+        engine.dispose()
+    places: dict[tuple[str, str | None], list[str]] = {}
+    for item, name, stac in found:
+        if stac is None:
+            raise UsageError(
+                f"{item} of {name} was indexed from a file of items: give it with --items FILE, or "
+                "an API with --stac URL"
+            )
+        places.setdefault((name, stac), []).append(item)
+    made = [Origin(name, stac, tuple(items)) for (name, stac), items in places.items()]
+    held = {item for item, _, _ in found}
+    if strange := tuple(item for item in dict.fromkeys(ids) if item not in held):
+        made.append(Origin(None, None, strange))
+    return made
 
 
 def open_catalog(settings: Settings) -> tuple[Engine, Repository]:

@@ -1,29 +1,39 @@
 """Which of the items that a search returns need work, and what that work is. Reads no file.
 
 An item that is byte for byte as indexed needs none; one that failed lately waits until it is due;
-one whose files are plainly as indexed has its record written anew; the rest is to be read.
+one whose files are plainly as indexed has its record written anew; the rest is to be read. What an
+item is refused for, by us or by the database, is its own failure: the others of its page go on.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeGuard
 
 from sqlalchemy import Connection, Engine
 
 from catalog import failures, records, registry
+from catalog.blame import is_everyones, of_scene
 from catalog.database import read_transaction, write_transaction
-from catalog.errors import ItemError
+from catalog.errors import ConfigError, HeaderError, ItemError, SceneError
 from catalog.item import item_sha256, scene_from_item
-from catalog.known import indexed_states, known_scenes, outstanding_scenes
+from catalog.json_values import band_list
+from catalog.known import (
+    indexed_href,
+    indexed_states,
+    known_scenes,
+    outstanding_scenes,
+)
 from catalog.recorded import IndexedScene, IndexedState, KnownScene
 from catalog.report import Report
 from catalog.revisit import same_by_item
 from catalog.scene import Scene
 from catalog.settings import Source
+from catalog.sources import resolve
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +41,14 @@ UNKNOWN = "unknown"
 """The collection of items that name none, where none was asked for."""
 REMEMBERED = 65_536
 """Scenes that a dry run, which records none, remembers so as to count each once."""
+SKEW = timedelta(minutes=10)
+"""That a source's clock may be ahead of ours."""
+NAMELESS = "an item without an id"
+LONGEST_NAME = 255
+"""Bytes of an id or a collection that are recorded."""
+
+_Key = tuple[str, str]
+"""Collection and item id."""
 
 
 @dataclass(slots=True)
@@ -39,8 +57,18 @@ class Work:
 
     scenes: list[Scene]
     """Whose files are to be read."""
-    states: dict[tuple[str, str], IndexedState]
+    states: dict[_Key, IndexedState]
     """What is indexed of those of them that have changed, by collection and item id."""
+    attempts: dict[_Key, int] = field(default_factory=dict)
+    """How often in a row those of them failed that did."""
+    reread: set[_Key] = field(default_factory=set)
+    """Those of them whose item is as indexed."""
+
+    def add(self, other: Work) -> None:
+        self.scenes += other.scenes
+        self.states |= other.states
+        self.attempts |= other.attempts
+        self.reread |= other.reread
 
 
 def _is_newer(scene: Scene, other: Scene | None) -> bool:
@@ -62,10 +90,14 @@ class Sieve:
     crawl_id: int
     sources: Sequence[Source]
     report: Report
-    in_hand: set[tuple[str, str]]
+    containers: Collection[str]
+    """Names of the sources that the repository can refer to."""
+    in_hand: set[_Key]
     """Scenes that are being worked on, by collection and item id: pages may repeat an item."""
     bands: Sequence[str] | None
     """Array names to index; None for all."""
+    required: tuple[str, ...]
+    """Array names without which a scene is not indexed."""
     collection: str
     """That items without one are recorded under."""
     stac: str | None
@@ -75,26 +107,90 @@ class Sieve:
     reread: bool = False
     """Whether files are read though the item is as indexed, or shows that they are: they may have
     changed behind it."""
+    _matched: set[str] = field(default_factory=set)
+    """Collections of which the settings match a scene."""
+    _registered: set[str] = field(default_factory=set)
+    """Collections whose dialect was compared."""
 
     def sift(self, documents: Sequence[Mapping[str, Any]]) -> Work:
         """The scenes of ``documents`` that need work; records the intent, what is no scene, and
-        what has changed in the item alone."""
-        scenes: dict[tuple[str, str], Scene] = {}
-        sources: dict[tuple[str, str], Mapping[str, Any]] = {}
+        what has changed in the item alone.
+
+        Raises:
+            ConfigError: as ``_check_sources`` and ``registry.register_collection``; nothing of the
+                page is recorded.
+        """
+        scenes: dict[_Key, Scene] = {}
+        served: dict[_Key, Mapping[str, Any]] = {}
         bad: list[tuple[Any, ItemError]] = []
+        horizon = datetime.now(UTC) + SKEW
+        newest = self.report.watermark
         for document in documents:
             self.report.found += 1
             try:
-                scene = scene_from_item(document, bands=self.bands)
-            except ItemError as error:
-                bad.append((document, error))
+                scene = self._read_item(document, self.bands, horizon)
+            except BaseException as error:
+                if is_everyones(error):
+                    raise
+                bad.append((document, _item_error(document, error)))
                 continue
-            mark = self.report.watermark
-            if scene.updated is not None and (mark is None or scene.updated > mark):
-                self.report.watermark = scene.updated
+            if scene.updated is not None and scene.updated <= horizon:
+                newest = max(newest or scene.updated, scene.updated)
             key = (scene.collection, scene.id)
             if key not in self.in_hand and _is_newer(scene, scenes.get(key)):
-                scenes[key], sources[key] = scene, document
+                scenes[key], served[key] = scene, document
+        work = self._sift_all(scenes, served, bad)
+        self.report.watermark = newest
+        return work
+
+    def _sift_all(
+        self,
+        scenes: Mapping[_Key, Scene],
+        served: Mapping[_Key, Mapping[str, Any]],
+        bad: Sequence[tuple[Any, ItemError]],
+    ) -> Work:
+        """In one transaction; where that is refused for one of them, each in its own."""
+        before = self.report.counted()
+        try:
+            return self._sift(scenes, served, bad)
+        except BaseException as error:
+            if is_everyones(error):
+                raise
+            log.debug("a page is sifted item by item", exc_info=error)
+            self.report.count_again(before)
+            self.in_hand.difference_update(scenes)
+        work = Work([], {})
+        for key, scene in scenes.items():
+            before = self.report.counted()
+            try:
+                work.add(self._sift({key: scene}, served, ()))
+            except BaseException as error:
+                if is_everyones(error):
+                    raise
+                self.report.count_again(before)
+                self.in_hand.discard(key)
+                self._fail_alone(served[key], _item_error(served[key], error))
+        for document, fault in bad:
+            self._fail_alone(document, fault)
+        return work
+
+    def _fail_alone(self, document: Any, fault: ItemError) -> None:
+        before = self.report.counted()
+        try:
+            self._sift({}, {}, [(document, fault)])
+        except BaseException as error:
+            if is_everyones(error):
+                raise
+            # Not even its failure can be recorded: it is counted, and named in the log.
+            self.report.count_again(before)
+            self.report.fail(fault.scene or NAMELESS, fault, self.crawl_id)
+
+    def _sift(
+        self,
+        scenes: Mapping[_Key, Scene],
+        served: Mapping[_Key, Mapping[str, Any]],
+        bad: Sequence[tuple[Any, ItemError]],
+    ) -> Work:
         work = Work([], {})
         transaction = read_transaction if self.dry_run else write_transaction
         with transaction(self.engine) as connection:
@@ -104,14 +200,13 @@ class Sieve:
                     connection, self.repository_id, collection, [s.id for s in members]
                 )
                 wanted = [
-                    self._with_bands(scene, known, sources[collection, scene.id])
+                    self._with_bands(scene, known, served[collection, scene.id])
                     for scene in members
-                    if self._needs_work(scene, known)
+                    if self._needs_work(scene, known, work)
                 ]
+                self._check_sources(connection, collection, wanted)
                 if not self.dry_run:
-                    registry.register_collection(
-                        connection, collection, self.stac, members[0].dialect
-                    )
+                    self._register(connection, collection, members)
                     wanted = self._update(connection, collection, wanted, known, work)
                 work.scenes += wanted
             if not self.dry_run:
@@ -120,9 +215,69 @@ class Sieve:
                 self._fail_item(connection, document, fault)
         return work
 
+    def _register(self, connection: Connection, collection: str, members: Sequence[Scene]) -> None:
+        """Its dialect is what most of the items with any marks have."""
+        marks = Counter(scene.dialect for scene in members if scene.dialect != registry.GENERIC)
+        registry.register_collection(
+            connection,
+            collection,
+            self.stac,
+            None if collection in self._registered else next(iter(dict(marks.most_common())), None),
+            others=marks,
+        )
+        if marks:
+            self._registered.add(collection)
+
+    def _check_sources(
+        self, connection: Connection, collection: str, scenes: Sequence[Scene]
+    ) -> None:
+        """Whether the settings are for such scenes at all.
+
+        An href that no source matches is foreign data, the failure of its scene alone, where the
+        settings are plainly right for the collection: another scene of the crawl's first page that
+        needs work is matched whole, or what is indexed of the collection still is. Otherwise, and
+        where a source has no container in the repository, it is the settings that are wrong.
+
+        Raises:
+            ConfigError: they are.
+        """
+        if not scenes:
+            return
+        first: HeaderError | None = None
+        for scene in scenes:
+            fault: HeaderError | None = None
+            for asset in scene.assets:
+                try:
+                    source, _ = resolve(asset.href, self.sources)
+                except HeaderError as error:
+                    fault = type(error)(
+                        error.reason, scene=scene.id, band=asset.band, href=asset.href
+                    )
+                    continue
+                if source.name not in self.containers:
+                    raise ConfigError(
+                        f"the repository has no container {source.name!r} for {source.url}, where "
+                        f"{scene.id} lies: run `cogcat init`"
+                    )
+            if fault is None:
+                self._matched.add(collection)
+            first = first or fault
+        if first is None or collection in self._matched:
+            return
+        known = indexed_href(connection, self.repository_id, collection)
+        try:
+            if known is not None:
+                resolve(known, self.sources)
+                self._matched.add(collection)
+                return
+        except HeaderError:
+            pass
+        raise ConfigError(str(of_scene(first, first.scene)))
+
     def outstanding(self, *, limit: int, after: int) -> tuple[Work, int]:
-        """What earlier crawls began and did not end, and is due, from the records alone: the work
-        and the number to go on after; no scenes at the end."""
+        """What earlier crawls began and did not end, and is due, from the records alone: the work,
+        which may be none, and the number to go on after; the same as ``after`` at the end. What
+        cannot be read any more fails by name."""
         work = Work([], {})
         collection = None if self.collection == UNKNOWN else self.collection
         with read_transaction(self.engine) as connection:
@@ -134,14 +289,39 @@ class Sieve:
                 after=after,
                 now=datetime.max.replace(tzinfo=UTC) if self.retry else None,
             )
-            work.scenes = [scene for _, scene in found]
+            work.scenes = [one.scene for one in found if isinstance(one.scene, Scene)]
+            work.attempts = {(one.collection, one.id): one.attempts for one in found}
             for name in dict.fromkeys(scene.collection for scene in work.scenes):
                 ids = [scene.id for scene in work.scenes if scene.collection == name]
                 states = indexed_states(connection, self.repository_id, name, ids)
                 work.states.update({(name, item): state for item, state in states.items()})
-        self.report.retried += len(work.scenes)
+        for one in found:
+            if isinstance(one.scene, SceneError):
+                with write_transaction(self.engine) as connection:
+                    self.fail(connection, one.collection, one.id, one.scene)
+        self.report.retried += len(found)
         self.in_hand.update((scene.collection, scene.id) for scene in work.scenes)
-        return work, found[-1][0] if found else after
+        return work, found[-1].number if found else after
+
+    def due_items(self, *, limit: int, after: str) -> list[str]:
+        """Ids behind ``after`` of items that could not become a scene, and are to be tried."""
+        now = datetime.max.replace(tzinfo=UTC) if self.retry else None
+        with read_transaction(self.engine) as connection:
+            return failures.due_items(
+                connection, self.repository_id, self.collection, limit=limit, after=after, now=now
+            )
+
+    def postpone_items(self, ids: Sequence[str]) -> None:
+        """They are not there now."""
+        with write_transaction(self.engine) as connection:
+            failures.postpone_items(connection, self.repository_id, self.collection, ids)
+
+    def fail(self, connection: Connection, collection: str, scene: str, error: SceneError) -> None:
+        """Records a failed attempt of a scene whose intent is recorded."""
+        failures.record_failed(
+            connection, self.repository_id, collection, {scene: str(error)}, self.crawl_id
+        )
+        self.report.fail(scene, error, self.crawl_id)
 
     def _update(
         self,
@@ -175,26 +355,33 @@ class Sieve:
         self.report.updated += len(same)
         return rest
 
-    def _needs_work(self, scene: Scene, known: Mapping[str, KnownScene]) -> bool:
+    def _needs_work(self, scene: Scene, known: Mapping[str, KnownScene], work: Work) -> bool:
         before = known.get(scene.id)
+        key = (scene.collection, scene.id)
         if before is not None and self._is_parked(before, scene.item_sha256):
             self.report.parked += 1
             return False
         if before is None or before.status != "indexed":
             self.report.new += 1
         elif (
-            not self.reread
-            and before.item_sha256 == scene.item_sha256
-            and before.wanted_sha256 is None
-            and before.bands >= {asset.band for asset in scene.assets}
+            before.item_sha256 != scene.item_sha256
+            or before.wanted_sha256 is not None
+            or not before.bands | before.missing >= {asset.band for asset in scene.assets}
         ):
+            self.report.changed += 1
+        elif self.reread or (self.retry and before.missing) or before.missing & {*self.required}:
+            self.report.reread += 1
+            work.reread.add(key)
+        else:
             self.report.unchanged += 1
             return False
-        else:
-            self.report.changed += 1
+        if before is not None and before.attempts and not before.unreadable:
+            # Of another item than the last that failed, the first.
+            same = before.wanted_sha256 == scene.item_sha256
+            work.attempts[key] = before.attempts if same else 0
         if self.dry_run and len(self.in_hand) >= REMEMBERED:
             self.in_hand.clear()
-        self.in_hand.add((scene.collection, scene.id))
+        self.in_hand.add(key)
         return True
 
     def _is_parked(self, before: KnownScene, item_sha256: str) -> bool:
@@ -209,17 +396,34 @@ class Sieve:
     def _with_bands(
         self, scene: Scene, known: Mapping[str, KnownScene], document: Mapping[str, Any]
     ) -> Scene:
-        """``scene`` with the bands that are indexed beside those asked for: a scene is written
-        whole, so fewer would take some away."""
+        """``scene`` with the bands that are indexed beside those asked for, or were to be: a scene
+        is written whole, so fewer would take some away."""
         before = known.get(scene.id)
-        if self.bands is None or before is None or before.bands <= set(self.bands):
+        held = before.bands | before.missing if before else frozenset()
+        if self.bands is None or held <= set(self.bands):
             return scene
-        return scene_from_item(document, bands=sorted({*self.bands, *before.bands}))
+        horizon = datetime.now(UTC) + SKEW
+        return self._read_item(document, sorted({*self.bands, *held}), horizon)
+
+    def _read_item(
+        self, document: Mapping[str, Any], bands: Sequence[str] | None, horizon: datetime
+    ) -> Scene:
+        """The scene of an item, fit to be indexed as it is asked for here."""
+        scene = _checked_times(scene_from_item(document, bands=bands), horizon)
+        for what, name in (("id", scene.id), ("collection", scene.collection)):
+            if not _is_name(name):
+                raise ItemError(f"its {what} has more than {LONGEST_NAME} bytes")
+        if not self.required:
+            return scene
+        there = {asset.band for asset in scene.assets}
+        if lacks := [band for band in self.required if band not in there]:
+            raise ItemError(f"no asset for {band_list(lacks)}, required here", scene=scene.id)
+        return replace(scene, required=self.required)
 
     def _fail_item(self, connection: Connection, document: Any, error: ItemError) -> None:
-        scene = error.scene or "an item without an id"
+        scene = error.scene or NAMELESS
         named = document.get("collection") if isinstance(document, Mapping) else None
-        collection = named if isinstance(named, str) and named else self.collection
+        collection = named if _is_name(named) else self.collection
         try:
             digest = item_sha256(document) if isinstance(document, Mapping) else None
         except ItemError:
@@ -228,16 +432,43 @@ class Sieve:
         if digest and scene in known and self._is_parked(known[scene], digest):
             self.report.parked += 1
             return
+        if not self.dry_run:
+            registry.register_collection(connection, collection, self.stac)
+            failures.record_unreadable_item(
+                connection,
+                self.repository_id,
+                collection,
+                scene,
+                str(error),
+                self.crawl_id,
+                item_sha256=digest,
+            )
         self.report.fail(scene, error, self.crawl_id)
-        if self.dry_run:
-            return
-        registry.register_collection(connection, collection, self.stac)
-        failures.record_unreadable_item(
-            connection,
-            self.repository_id,
-            collection,
-            scene,
-            str(error),
-            self.crawl_id,
-            item_sha256=digest,
-        )
+
+
+def _checked_times(scene: Scene, horizon: datetime) -> Scene:
+    """``scene``, with a warning for each of its times that no clock can have shown yet."""
+    notes = []
+    if scene.updated is not None and scene.updated > horizon:
+        notes.append(f"updated lies in the future, {scene.updated:%Y-%m-%d}: it is not believed.")
+    if scene.datetime > horizon:
+        notes.append(f"datetime lies in the future, {scene.datetime:%Y-%m-%d}.")
+    return replace(scene, warnings=(*scene.warnings, *notes)) if notes else scene
+
+
+def _item_error(document: Any, error: BaseException) -> ItemError:
+    named = document.get("id") if isinstance(document, Mapping) else None
+    if isinstance(error, ItemError):
+        return error
+    found = of_scene(error, named if _is_name(named) else None, ItemError)
+    return ItemError(found.reason, scene=found.scene, band=found.band, href=found.href)
+
+
+def _is_name(value: Any) -> TypeGuard[str]:
+    """Whether it can be a key: text of 255 bytes that can be printed."""
+    return (
+        isinstance(value, str)
+        and bool(value.strip())
+        and value.isprintable()
+        and len(value.encode("utf-8", "replace")) <= LONGEST_NAME
+    )

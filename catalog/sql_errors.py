@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import re
 
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
-from catalog.errors import BusyError, CatalogError, ConfigError, DatabaseLostError
+from catalog.errors import (
+    BusyError,
+    CatalogError,
+    ConfigError,
+    DatabaseLostError,
+    RefusedValueError,
+)
 
 _LOCKED = r"database (?:table )?is locked|deadlock detected|lock timeout|could not serialize"
 _MISSING = r"no such table|relation .* does not exist"
@@ -54,12 +60,18 @@ def translated(error: SQLAlchemyError, shown: str) -> CatalogError:
     for pattern, advice in _ADVICE:
         if re.search(pattern, reason):
             return ConfigError(f"{where}: {line}; {advice}")
+    if (
+        isinstance(error, (DataError, IntegrityError))
+        or not isinstance(error, DBAPIError)
+        or type(original).__name__ == "ProgramLimitExceeded"  # of a text too long for an index
+    ):
+        return RefusedValueError(f"{where}: {line}")
     return ConfigError(f"{where}: {line}")
 
 
-def damaged(shown: str, error: Exception) -> ConfigError:
+def damaged(shown: str, error: Exception) -> RefusedValueError:
     """A value that no version of cogcat writes was met on the way."""
-    return ConfigError(
+    return RefusedValueError(
         f"database {shown} holds or was given a value that cannot be ({type(error).__name__}: "
         f"{str(error)[:200]}): if it is damaged, restore a copy, or make it anew: `cogcat rebuild`"
     )

@@ -280,6 +280,7 @@ def _properties(record: SceneRecord) -> dict[str, Any]:
         "cogcat:boa_offset": record.boa_offset,
         "cogcat:boa_evidence": record.boa_evidence,
         "cogcat:warnings": list(record.warnings) or None,
+        "cogcat:missing": list(record.missing) or None,
         "cogcat:item_sha256": record.item_sha256,
         "cogcat:last_error": record.last_error,
     }

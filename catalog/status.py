@@ -16,8 +16,11 @@ def status_counts(
     stale = func.sum(
         case(((SCENES.c.status == "indexed") & SCENES.c.wanted_sha256.is_not(None), 1), else_=0)
     )
+    lacking = func.sum(
+        case(((SCENES.c.status == "indexed") & SCENES.c.missing.is_not(None), 1), else_=0)
+    )
     counted = connection.execute(
-        select(COLLECTIONS.c.name, SCENES.c.tile, SCENES.c.status, func.count(), stale)
+        select(COLLECTIONS.c.name, SCENES.c.tile, SCENES.c.status, func.count(), stale, lacking)
         .join(COLLECTIONS, COLLECTIONS.c.id == SCENES.c.collection_id)
         .where(SCENES.c.repository_id == repository_id)
         .group_by(COLLECTIONS.c.name, SCENES.c.tile, SCENES.c.status)
@@ -29,6 +32,7 @@ def status_counts(
     return Status(
         scenes=tuple(sorted((row[0], row[1], row[2], row[3]) for row in counted)),
         outdated=sum(row[4] for row in counted),
+        incomplete=sum(row[5] for row in counted),
         unreadable=sum(failure.tile is None for failure in found),
         failures=tuple(found[:failures]),
         due_at=tuple(failure.next_attempt_at for failure in found),

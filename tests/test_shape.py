@@ -22,7 +22,7 @@ MODULES = {
 TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 
 ORDER = [
-    {"printable", "redaction", "errors", "memory"},
+    {"printable", "redaction", "errors", "memory", "blame"},
     {
         "logs",
         "settings",
@@ -51,7 +51,7 @@ ORDER = [
     {"cube", "masks", "missing", "seam", "grid", "warp", "mosaic"},
     {"storage", "repository", "cube_writer", "contents", "commit_check"},
     {"codecs", "chunk_reader", "read_errors", "accessor", "steps", "arrays", "virtual"},
-    {"file_check", "itemless"},
+    {"scene_files", "file_check", "itemless"},
     {
         "recorded",
         "stac_items",

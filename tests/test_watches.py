@@ -37,22 +37,22 @@ def test_a_watch_is_kept_as_it_was_given(engine: Engine) -> None:
 def test_another_query_starts_from_the_beginning(engine: Engine) -> None:
     with write_transaction(engine) as connection:
         watches.save_watch(connection, "valley", QUERY)
-        key = watches.get_watch(connection, "valley").id
-        watches.advance_watch(connection, key, MARK)
+        saved = watches.get_watch(connection, "valley")
+        watches.advance_watch(connection, saved, MARK)
         assert watches.get_watch(connection, "valley").watermark == MARK
         watches.save_watch(connection, "valley", QUERY | {"tiles": ["10TGR"]})
         watch = watches.get_watch(connection, "valley")
-    assert watch.id == key
+    assert watch.id == saved.id
     assert watch.watermark is None
 
 
 def test_the_watermark_never_goes_back(engine: Engine) -> None:
     with write_transaction(engine) as connection:
         watches.save_watch(connection, "valley", QUERY)
-        key = watches.get_watch(connection, "valley").id
-        watches.advance_watch(connection, key, MARK)
-        watches.advance_watch(connection, key, MARK.replace(year=2020))
-        watches.advance_watch(connection, key, None)
+        saved = watches.get_watch(connection, "valley")
+        watches.advance_watch(connection, saved, MARK)
+        watches.advance_watch(connection, saved, MARK.replace(year=2020))
+        watches.advance_watch(connection, saved, None)
         assert watches.get_watch(connection, "valley").watermark == MARK
 
 

@@ -1,0 +1,319 @@
+"""A band that cannot be read keeps no other from being indexed: what the record says, when it is
+tried again, and who wants all or nothing."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from agreement import Item, assert_agree, item_at
+from stacks import DATES, SCENES, Stack
+from worlds import copied
+
+from catalog import committer as committer_module
+from catalog import records
+from catalog.database import write_transaction
+from catalog.errors import StoreError, UsageError
+from catalog.failures import RETRY_DELAYS
+from catalog.setup import open_crawl, rebuild
+
+pytest_plugins = ["stacks"]
+
+TWO = ["red", "scl"]
+
+
+def tiff(**options: Any) -> bytes:
+    """Sound, and none that a reference can be made of, as ``options`` say."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "a.tif"
+        profile: dict[str, Any] = {
+            "driver": "GTiff", "width": 64, "height": 64, "count": 1, "dtype": "uint16",
+            "crs": "EPSG:32610", "transform": (20.0, 0, 600000, 0, -20.0, 5100000),
+            "tiled": True, "blockxsize": 64, "blockysize": 64,
+        }  # fmt: skip
+        profile |= options
+        profile["transform"] = rasterio.Affine(*profile["transform"])
+        with rasterio.open(path, "w", **profile) as file:
+            file.write(np.ones((1, 64, 64), profile["dtype"]))
+        return path.read_bytes()
+
+
+FOR_GOOD: dict[str, tuple[dict[str, Any], str]] = {
+    "striped": ({"tiled": False}, "striped, not tiled"),
+    "jpeg": ({"compress": "JPEG", "dtype": "uint8"}, "compression 7"),
+    "15 bits": ({"nbits": 15}, "15"),
+    "floats": ({"dtype": "float32"}, "float32"),
+    "elsewhere": ({"crs": "EPSG:32611"}, "EPSG:32611"),
+    "predictor": ({"compress": "ZSTD", "dtype": "float32", "predictor": 3}, "float32"),
+}
+
+
+def spoil(stack: Stack, item: Item, band: str, **options: Any) -> None:
+    """Its file is another; the item is not to contradict it."""
+    for name in ("file:size", "file:checksum", "proj:shape", "proj:transform"):
+        item["assets"][band].pop(name, None)
+    stack.server.misbehave(stack.href(item, band), body=tiff(**options))
+
+
+@contextmanager
+def missing(stack: Stack, item: Item, band: str) -> Iterator[None]:
+    path = stack.server.misbehave(stack.href(item, band), status=404)
+    yield
+    faults = stack.server.faults.paths
+    for key in [key for key, fault in faults.items() if fault is path]:
+        del faults[key]
+
+
+def scene_of(stack: Stack, item: Item) -> Any:
+    with stack.connect() as cat:
+        found = cat.scene(item["id"])
+        return found.record, dict(found.assets)
+
+
+def status(stack: Stack) -> dict[str, Any]:
+    with stack.connect() as cat:
+        return cat.status()
+
+
+@pytest.mark.parametrize("how", FOR_GOOD)
+def test_a_file_that_can_never_be_referenced_costs_its_own_band(
+    local_stack: Stack, how: str
+) -> None:
+    options, reason = FOR_GOOD[how]
+    item = item_at(local_stack, "10TFR", DATES[0])
+    spoil(local_stack, item, "scl", **options)
+    report = local_stack.crawl(bands=TWO)
+    assert (report.indexed, report.failed, report.incomplete) == (SCENES, 0, 1)
+    record, assets = scene_of(local_stack, item)
+    assert (record.missing, list(assets)) == (("scl",), ["red"])
+    (warning,) = record.warnings
+    assert warning.startswith("scl is not indexed: ")
+    assert reason in warning
+
+
+def test_what_is_recorded_and_shown_and_that_it_is_read_once(stack: Stack) -> None:
+    item = item_at(stack, "10TFR", DATES[0])
+    spoil(stack, item, "scl", tiled=False)
+    stack.crawl(bands=TWO)
+    before = stack.everything()
+    again = stack.crawl(bands=TWO)
+    assert (again.unchanged, again.requests) == (SCENES, 0)
+    assert stack.everything() == before
+    # Fewer bands, and those that are there.
+    assert stack.crawl(bands=["red"]).unchanged == SCENES
+
+    assert status(stack)["incomplete"] == 1
+    assert "1 without a band that cannot be read" in stack.cli("status").stdout
+    shown = json.loads(stack.cli("show", item["id"], "--json").stdout)
+    assert shown["missing"] == ["scl"]
+    assert "striped" in shown["warnings"][0]
+    assert "striped" in stack.cli("show", item["id"]).stdout
+    rows = json.loads(stack.cli("search", "--json").stdout)
+    assert sum(row["missing"] == ["scl"] for row in rows) == 1
+    assert "indexed without scl" in stack.cli("search").stdout
+    with stack.connect() as cat:
+        (lacking,) = (
+            i for i in cat.search().items_as_dicts() if "cogcat:missing" in i["properties"]
+        )
+        assert lacking["properties"]["cogcat:missing"] == ["scl"]
+        assert "scl" not in lacking["assets"]
+        frame = cat.search().to_pandas()
+        assert sorted(frame["missing"]) == [(), (), (), (), (), ("scl",)]
+        # Its other band reads as ever.
+        opened = cat.scene(item["id"]).open(bands=["red"], resolution=20)
+        assert opened["red"].shape == (273, 273)
+
+    # Asked for once more it is tried; the same again is no change.
+    changes = len(stack.rows("SELECT 1 FROM scene_revisions"))
+    tried = stack.crawl(bands=TWO, retry=True)
+    assert (tried.reread, tried.unchanged, tried.changed, tried.indexed) == (1, SCENES, 0, 0)
+    assert len(stack.rows("SELECT 1 FROM scene_revisions")) == changes
+    # Mended, it comes in.
+    stack.server.faults.reset()
+    mended = stack.crawl(bands=TWO, retry=True)
+    assert (mended.reread, mended.changed, mended.indexed) == (1, 1, 1)
+    record, assets = scene_of(stack, item)
+    assert (record.missing, record.warnings, list(assets)) == ((), (), TWO)
+    assert status(stack)["incomplete"] == 0
+    assert record.revision == 2
+    assert_agree(stack, SCENES)
+
+
+@pytest.mark.parametrize("mended", [True, False])
+def test_when_the_item_changes_it_is_tried_again(stack: Stack, mended: bool) -> None:
+    item = item_at(stack, "10TFR", DATES[0])
+    spoil(stack, item, "scl", tiled=False)
+    stack.crawl(bands=TWO)
+    item["properties"]["eo:cloud_cover"] = 3.25
+    if mended:
+        stack.server.faults.reset()
+    report = stack.crawl(bands=["red"])
+    assert (report.changed, report.indexed, report.updated) == (1, int(mended), int(not mended))
+    record, assets = scene_of(stack, item)
+    assert record.cloud_cover == 3.25
+    assert (record.missing == (), "scl" in assets) == (mended, mended)
+
+
+def test_a_missing_file_is_waited_for_and_then_done_without(stack: Stack) -> None:
+    item = item_at(stack, "10TFR", DATES[0])
+    with missing(stack, item, "scl"):
+        for number in range(len(RETRY_DELAYS)):
+            report = stack.crawl(bands=TWO, retry=True, tiles=["10TFR"])
+            assert (report.failed, report.incomplete) == (1, 0), number
+        assert status(stack)["incomplete"] == 0
+        # The last of them from the records alone.
+        last = stack.crawl(bands=TWO, retry=True, outstanding=True, tiles=["10TGR"])
+        assert (last.retried, last.failed, last.incomplete) == (1, 0, 1)
+        record, _ = scene_of(stack, item)
+        assert record.missing == ("scl",)
+        assert "scl is not indexed: the file is missing." in record.warnings
+        assert (record.last_error, status(stack)["failures"]) == (None, [])
+        assert stack.crawl(bands=TWO, tiles=["10TFR"]).unchanged == len(DATES)
+    assert stack.crawl(bands=TWO, reread=True, ids=[item["id"]]).changed == 1
+    assert scene_of(stack, item)[0].missing == ()
+    assert_agree(stack, SCENES)
+
+
+def test_a_scene_without_any_file_fails(local_stack: Stack) -> None:
+    item = item_at(local_stack, "10TFR", DATES[0])
+    for band in TWO:
+        spoil(local_stack, item, band, tiled=False)
+    report = local_stack.crawl(bands=TWO)
+    assert (report.indexed, report.failed) == (SCENES - 1, 1)
+    assert "striped" in report.failures[0].reason
+
+
+def test_whoever_wants_all_or_nothing_requires_it(stack: Stack) -> None:
+    item, lacking = (item_at(stack, "10TFR", DATES[n]) for n in (0, 1))
+    spoil(stack, item, "scl", tiled=False)
+    gone = lacking["assets"].pop("scl")
+    arguments = ("--stac", stack.server.stac_url, "--bands", "red,scl")
+    done = stack.cli("watch", "add", "w", *arguments, "--require", "SCL")
+    assert done.exit_code == 0, done.output
+    done = stack.cli("crawl", "--json")
+    report = json.loads(done.stdout)
+    assert (done.exit_code, report["failed"], report["indexed"]) == (1, 2, SCENES - 2)
+    reasons = {f["scene"]: f["reason"] for f in report["watches"]["w"]["failures"]}
+    assert "striped" in reasons[item["id"]]
+    assert "no asset for band scl, required here" in reasons[lacking["id"]]
+    # Also in its later tries, though all its retries are spent, and another crawl takes it up.
+    with stack.engine() as engine, write_transaction(engine) as connection:
+        connection.exec_driver_sql("UPDATE scenes SET attempts = 9 WHERE status = 'failed'")
+    assert stack.crawl(bands=TWO, retry=True, outstanding=True, tiles=["10TGR"]).failed == 1
+    # Who does not mind has it, and the watch that does says so again.
+    done = stack.cli("crawl", *arguments, "--retry", "--json")
+    report = json.loads(done.stdout)
+    assert (done.exit_code, report["indexed"], report["incomplete"]) == (0, 2, 1)
+    done = stack.cli("crawl", *arguments, "--require", "scl", "--json")
+    report = json.loads(done.stdout)
+    assert (done.exit_code, report["failed"], report["unchanged"]) == (1, 2, SCENES - 2)
+    assert scene_of(stack, item)[0].status == "indexed"
+    lacking["assets"]["scl"] = gone
+    stack.server.faults.reset()
+    done = stack.cli("crawl", *arguments, "--require", "scl", "--retry", "--json")
+    assert done.exit_code == 0, done.output
+    assert status(stack)["incomplete"] == 0
+    assert_agree(stack, SCENES)
+
+
+def test_what_is_required_is_among_the_bands(local_stack: Stack) -> None:
+    done = local_stack.cli("crawl", "--bands", "red", "--require", "scl")
+    assert done.exit_code == 2
+    assert "--require scl: not among --bands red" in done.stderr
+    with pytest.raises(UsageError, match="cannot be required"):
+        open_crawl(local_stack.settings, bands=["red"], require=["B08"])
+
+
+@pytest.mark.parametrize("mended", [False, True])
+def test_a_crawl_that_died_after_its_commit(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, mended: bool
+) -> None:
+    """What was committed without a band is adopted without it, or written with it."""
+    item = item_at(stack, "10TFR", DATES[0])
+    spoil(stack, item, "scl", tiled=False)
+
+    def dies(*_: Any, **__: Any) -> Any:
+        raise StoreError("killed")
+
+    monkeypatch.setattr(committer_module.records, "record_indexed", dies)
+    with pytest.raises(StoreError, match="killed"):
+        stack.crawl(bands=TWO, tiles=["10TFR"])
+    monkeypatch.undo()
+    assert records.record_indexed is not dies
+    if mended:
+        stack.server.faults.reset()
+    report = stack.crawl(bands=TWO, outstanding=True)
+    assert report.recovered == len(DATES) - mended
+    record, _ = scene_of(stack, item)
+    assert record.missing == (() if mended else ("scl",))
+    assert stack.crawl(bands=TWO).unchanged == SCENES
+    if mended:
+        assert_agree(stack, SCENES)
+
+
+def test_a_rebuilt_record_says_the_same(stack: Stack, tmp_path: Path) -> None:
+    item = item_at(stack, "10TFR", DATES[0])
+    spoil(stack, item, "scl", tiled=False)
+    stack.crawl(bands=TWO)
+    before, _ = scene_of(stack, item)
+    with copied(stack, tmp_path / "copy") as copy:
+        with copy.engine() as engine, write_transaction(engine) as connection:
+            for table in ("assets", "scene_revisions", "scenes", "snapshots", "branches"):
+                connection.exec_driver_sql(f"DELETE FROM {table}")
+        rebuild(copy.settings, stac=copy.server.stac_url)
+        after, _ = scene_of(copy, item)
+        assert (after.missing, after.refs_sha256) == (("scl",), before.refs_sha256)
+        assert copy.crawl(bands=TWO).failed == 0
+
+
+# Read again
+
+
+def test_only_what_differs_is_written_when_all_is_read_again(stack: Stack) -> None:
+    stack.crawl(bands=TWO)
+    before = stack.everything()
+    dry = stack.crawl(bands=TWO, reread=True, dry_run=True)
+    assert (dry.reread, dry.changed, dry.unchanged, dry.new) == (SCENES, 0, 0, 0)
+    done = stack.cli("crawl", "--stac", stack.server.stac_url, "--reread", "--dry-run",
+                     "--bands", "red,scl")  # fmt: skip
+    assert f"{SCENES} though as indexed, to be read again" in done.stdout
+    again = stack.crawl(bands=TWO, reread=True)
+    assert (again.reread, again.unchanged, again.changed, again.updated) == (SCENES, SCENES, 0, 0)
+    assert again.requests == SCENES * len(TWO)
+    assert stack.everything() == before
+    # One file is another now, behind its item.
+    item = item_at(stack, "10TFR", DATES[0])
+    body = stack.path(item, "scl").read_bytes()
+    stack.server.misbehave(stack.href(item, "scl"), body=body[:-1] + b"\1")
+    third = stack.crawl(bands=TWO, reread=True)
+    assert (third.unchanged, third.changed, third.failed) == (SCENES - 1, 1, 0)
+    assert len(stack.rows("SELECT 1 FROM scene_revisions")) == 1
+
+
+def test_a_scene_is_read_again_where_the_catalog_has_it_from(stack: Stack) -> None:
+    stack.crawl(bands=TWO)
+    item = item_at(stack, "10TFR", DATES[0])
+    stack.server.requests.reset()
+    done = stack.cli("crawl", "--ids", item["id"], "--reread", "--bands", "red,scl", "--json")
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert (report["found"], report["reread"]) == (1, 1)
+    assert stack.server.requests.below("/stac/v1/search")
+    both = stack.cli("crawl", "--ids", item["id"], "--ids", stack.items[-1]["id"], "--json")
+    assert json.loads(both.stdout)["found"] == 2
+    with stack.engine() as engine, write_transaction(engine) as connection:
+        connection.exec_driver_sql("UPDATE collections SET stac_url = NULL")
+    done = stack.cli("crawl", "--ids", item["id"], "--reread")
+    assert done.exit_code == 2
+    assert "was indexed from a file of items: give it with --items FILE" in done.stderr
+    name = Path(stack.directory) / "items.json"
+    text = json.dumps(item).replace(stack.server.archive.base_url, stack.server.url)
+    name.write_text(text)
+    assert stack.cli("crawl", "--ids", item["id"], "--items", name, "--reread").exit_code == 0
