@@ -21,7 +21,8 @@ from catalog.overview import overview
 pytest_plugins = ["stacks"]
 
 KEYS = {
-    "database", "repository", "scenes", "collections", "tiles", "counts", "outdated", "duplicates",
+    "database", "repository", "scenes", "collections", "tiles", "counts", "outdated",
+    "incomplete", "duplicates",
     "unreadable_items", "newest", "lag_seconds", "branches", "snapshots", "watches", "crawls",
     "failures", "lease", "parked", "due", "store",
 }  # fmt: skip
