@@ -132,7 +132,9 @@ def run_watch(
     return report
 
 
-def _by_ids(stac: str, collection: str | None, ids: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+def _by_ids(
+    stac: str, collection: str | None, ids: Sequence[str], access: Mapping[str, Any]
+) -> Iterator[Mapping[str, Any]]:
     """Those of the items that the API has; an id that it cannot be asked for is none of its own."""
     fit = []
     for item in ids:
