@@ -3,8 +3,10 @@ time; and what they say where a repository is damaged or a snapshot is gone."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from stacks import C1, Stack
 
 import catalog
 from catalog.database import write_transaction
-from catalog.errors import NotFoundError, StoreError
+from catalog.errors import CatalogError, NotFoundError, StoreError
 from catalog.missing import MissingBandWarning
 from catalog.preview import preview
 
@@ -217,3 +219,69 @@ def test_a_year_out_of_all_bounds_stops_no_other_scene(stack: Stack) -> None:
         with pytest.raises(StoreError, match="its time is"):
             cat.load(tile=TILE, bands=["red"], resolution=20)
         assert cat.load(tile=TILE, datetime="2023", bands=["red"], resolution=20).sizes["time"] == 2
+
+
+def test_a_snapshot_that_expired_under_an_open_dataset(stack: Stack) -> None:
+    crawl_some(stack)
+    last = stack.items.pop()
+    with stack.connect() as cat:
+        dataset = cat.cube(TILE, bands=["red"], resolution=20)
+        last["properties"]["datetime"] = "2023-12-24T19:11:53Z"
+        last["id"] = "S2B_T10TFR_20231224T190950_L2A"
+        stack.items.append(last)
+        assert stack.crawl(bands=["red", "scl"]).indexed == 1
+        stack.repository().icechunk.expire_snapshots(datetime.now(UTC) + timedelta(seconds=1))
+        stack.repository().icechunk.garbage_collect(datetime.now(UTC) + timedelta(seconds=1))
+        with pytest.raises(StoreError, match="open the dataset again") as caught:
+            dataset.load()
+        assert dataset.attrs["cogcat_snapshot"] in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone", "zeros"])
+def test_a_damaged_repository_is_an_error_of_ours_or_gives_the_pixels(
+    local_stack: Stack, tmp_path: Path, damage: str
+) -> None:
+    """Each object in turn: every reader raises of the tree, or reads what it read before."""
+    stack = local_stack
+    first, *_ = crawl_some(stack)
+    with stack.connect() as cat:
+        want = {name: read() for name, read in readers(cat, first).items() if "virtual" not in name}
+        pixels = {
+            name: np.asarray((d["r20m"] if isinstance(d, xr.DataTree) else d).red.values)
+            for name, d in want.items()
+        }
+    kept = tmp_path / "kept"
+    shutil.copytree(stack.location, kept)
+    files = [path for path in Path(stack.location).rglob("*") if path.is_file()]
+    for path in files:
+        data = path.read_bytes()
+        if damage == "gone":
+            path.unlink()
+        else:
+            middle = len(data) // 2
+            path.write_bytes(
+                {
+                    "flip": data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :]
+                    if data
+                    else b"x",
+                    "cut": data[:middle],
+                    "zeros": bytes(len(data)),
+                }[damage]
+            )
+        try:
+            with stack.connect() as cat:
+                every = readers(cat, first)
+                for name in ("open", "cube", "virtual"):
+                    read = every[name]
+                    try:
+                        found = read()
+                        if name in pixels:
+                            tree = isinstance(found, xr.DataTree)
+                            got = (found["r20m"] if tree else found).red.values
+                            np.testing.assert_array_equal(got, pixels[name])
+                    except CatalogError:
+                        pass
+        except CatalogError:
+            pass
+        path.write_bytes(data)
+    assert len(files) >= 8
