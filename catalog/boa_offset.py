@@ -24,24 +24,19 @@ def boa_offset_of(
     To be added to the DN of reflectance bands before the scale of 0.0001: 0 or -1000.
     Contradictions go to ``notes``, one sentence each.
 
-    1. ``earthsearch:boa_offset_applied`` true: pixels are shifted already, whatever
-       ``raster:bands`` says (Earth Search v1 lists -0.1 there all the same).
+    1. ``earthsearch:boa_offset_applied`` true (``sentinel:boa_offset_applied`` in Earth Search v0):
+       pixels are shifted already, whatever ``raster:bands`` says (Earth Search v1 lists -0.1
+       there all the same).
     2. ``raster:offset`` / ``raster:scale`` of the reflectance bands.
     3. Processing baseline 04.00 and later: -1000 (ESA, Sentinel-2 Products
        Specification Document 14.8, BOA_ADD_OFFSET), earlier: 0.
     """
     by_baseline = None if baseline is None else (-1000 if baseline >= "04.00" else 0)
     by_raster, raster_evidence = _raster_offset(found, by_baseline, notes)
-    applied = properties.get("earthsearch:boa_offset_applied")
-    if applied is not None and not isinstance(applied, bool):
-        notes.append(f"earthsearch:boa_offset_applied is {brief(applied)}, not true or false.")
-    if applied is True:
+    if applied := _applied(properties, notes):
         if by_raster:
-            notes.append(
-                f"{raster_evidence} contradicts earthsearch:boa_offset_applied=true, "
-                "which is believed."
-            )
-        return 0, "earthsearch:boa_offset_applied=true"
+            notes.append(f"{raster_evidence} contradicts {applied}, which is believed.")
+        return 0, applied
     if by_raster is not None:
         if by_baseline is not None and by_baseline != by_raster:
             notes.append(
@@ -50,8 +45,22 @@ def boa_offset_of(
         return by_raster, raster_evidence
     if by_baseline is not None:
         return by_baseline, f"{baseline_source}={baseline}"
-    notes.append("nothing says whether reflectance has an offset; 0 is assumed.")
+    notes.append(
+        "nothing says whether reflectance has an offset (no processing baseline is known); 0 is "
+        "assumed."
+    )
     return 0, "none"
+
+
+def _applied(properties: Mapping[str, Any], notes: list[str]) -> str | None:
+    """What says that pixels are shifted already."""
+    for key in ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied"):
+        applied = properties.get(key)
+        if isinstance(applied, bool):
+            return f"{key}=true" if applied else None
+        if applied is not None:
+            notes.append(f"{key} is {brief(applied)}, not true or false.")
+    return None
 
 
 def _raster_offset(
@@ -66,7 +75,8 @@ def _raster_offset(
             continue
         for offset, scale in _offsets(asset):
             number, unit = finite(offset), 0.0001 if scale is None else finite(scale)
-            if number is None or unit is None or not math.isclose(unit, 0.0001):
+            # Both are small: what is divided cannot overflow.
+            if number is None or abs(number) > 1 or unit is None or not math.isclose(unit, 0.0001):
                 strange.append(band)
             elif (shift := round(number / unit)) in (0, -1000):
                 said.setdefault(shift, []).append(band)

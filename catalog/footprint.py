@@ -18,11 +18,16 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from catalog.errors import ConfigError
+from catalog.json_values import brief
 from catalog.parse import Box
 
 WIDEST = 60.0
 """Degrees of longitude that a footprint may span. A tile is 110 km wide, 12° at 84° N,
 the northern end of the MGRS zones; what is wider is not the footprint of a scene."""
+
+MOST_POSITIONS = 10_000
+"""Of a footprint. Those of scenes have 5 to some hundreds; mending broken rings takes time that
+grows with their square."""
 
 _POLYGON = 3  # shapely's type id
 
@@ -39,9 +44,14 @@ def footprint(geometry: Mapping[str, Any]) -> tuple[bytes, Box]:
         Little-endian WKB of a valid 2-D Polygon or MultiPolygon, and its bounds.
 
     Raises:
-        ValueError: not such a geometry, a coordinate that is not a finite number or
-            not on the globe, no area, around a pole, or wider than ``WIDEST``.
+        ValueError: not such a geometry, more than ``MOST_POSITIONS``, a coordinate that is not a
+            finite number or not on the globe, no area, around a pole, or wider than ``WIDEST``.
     """
+    return stored_footprint(footprint_shape(geometry))
+
+
+def footprint_shape(geometry: Mapping[str, Any]) -> BaseGeometry:
+    """``footprint`` before it is written: valid, one piece, minx in [-180, 180)."""
     polygons = _align([_polygon(rings) for rings in _polygons_of(geometry)])
     shape = polygons[0] if len(polygons) == 1 else shapely.union_all(shapely.make_valid(polygons))
     if not shape.is_valid:
@@ -52,7 +62,11 @@ def footprint(geometry: Mapping[str, Any]) -> tuple[bytes, Box]:
     west, _, east, _ = shape.bounds
     if east - west > WIDEST:
         raise ValueError(f"the geometry spans {east - west:.0f}° of longitude, too wide for a tile")
-    shape = _shifted(shape, -360.0 * math.floor((west + 180) / 360))
+    return _shifted(shape, -360.0 * math.floor((west + 180) / 360))
+
+
+def stored_footprint(shape: BaseGeometry) -> tuple[bytes, Box]:
+    """What ``footprint_shape`` gave, as records keep it."""
     minx, miny, maxx, maxy = shape.bounds
     return shapely.to_wkb(shape, output_dimension=2, byte_order=1), (minx, miny, maxx, maxy)
 
@@ -146,11 +160,20 @@ def _cut(shape: BaseGeometry) -> tuple[list[BaseGeometry], list[BaseGeometry]]:
 def _polygons_of(geometry: Mapping[str, Any]) -> list[Any]:
     kind = geometry.get("type") if isinstance(geometry, Mapping) else None
     if kind not in ("Polygon", "MultiPolygon"):
-        raise ValueError(f"the geometry is {kind!r}, not a Polygon or MultiPolygon")
+        raise ValueError(f"the geometry is {brief(kind)}, not a Polygon or MultiPolygon")
     coordinates = geometry.get("coordinates")
     polygons = [coordinates] if kind == "Polygon" else coordinates
     if not isinstance(polygons, list | tuple) or not polygons:
         raise ValueError("the geometry has no coordinates")
+    positions = sum(
+        len(ring)
+        for rings in polygons
+        if isinstance(rings, list | tuple)
+        for ring in rings
+        if isinstance(ring, list | tuple)
+    )
+    if max(positions, len(polygons)) > MOST_POSITIONS:
+        raise ValueError(f"the geometry has more than {MOST_POSITIONS} positions")
     return list(polygons)
 
 
@@ -182,7 +205,7 @@ def _position(position: Any) -> tuple[float, float]:
     longitude, latitude = position[:2]
     for number in (longitude, latitude):
         if isinstance(number, bool) or not isinstance(number, int | float):
-            raise ValueError(f"the geometry has a coordinate {number!r} that is not a number")
+            raise ValueError(f"the geometry has a coordinate {brief(number)} that is not a number")
     # Written so that NaN fails too.
     if not (-360 <= longitude <= 360 and -90 <= latitude <= 90):
         raise ValueError("the geometry has a coordinate outside the globe")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from catalog.affine import Transform, checked_transform
 from catalog.blame import is_everyones, of_scene
 from catalog.directories import (
     PROJECTED_CRS,
@@ -34,15 +35,11 @@ from catalog.sources import hosts_of, location, resolve
 
 PIXEL_IS_POINT = 2
 """GTRasterTypeGeoKey: the tie point is a pixel's centre, not its corner."""
-FINEST, COARSEST = 1.0, 10_000.0
-"""Metres a pixel, of the full resolution."""
 PATIENCE = Patience()
 GONE = 64
 """Files in a row, of any scene, that a source may leave unanswered before it counts as away."""
 RESAMPLED = ("aot", "wvp")
 """Bands that a processor may write at another resolution than the item's template says."""
-
-Transform = tuple[float, float, float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -272,12 +269,12 @@ def _transform(image: Directory, asset: Asset) -> Transform:
 
 def _checked(found: Transform, whose: str) -> Transform:
     """The same of a file's and an item's: both name the group that the pixels go to."""
-    a, b, _, d, e, _ = found
-    if not all(map(math.isfinite, found)) or a <= 0 or b or d or e >= 0:
-        raise UnreadableFileError(f"its pixels are on no north-up grid: {whose} {found}")
-    if not (FINEST <= a <= COARSEST and FINEST <= -e <= COARSEST):
-        raise UnreadableFileError(f"its pixels are of {a:g} by {-e:g} m: {whose} {found}")
-    return found
+    try:
+        return checked_transform(found)
+    except ValueError as error:
+        raise UnreadableFileError(
+            f"its pixels are on no north-up grid of UTM: {whose} {found} is {error}"
+        ) from error
 
 
 def _gone(server: Server, asset: Asset, reason: str) -> SourceError:

@@ -8,22 +8,35 @@ any catalog that gives a tile, an EPSG code, a time, a footprint and COGs.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from shapely.geometry.base import BaseGeometry
+
 from catalog.bands import BANDS, band_names
 from catalog.boa_offset import boa_offset_of
-from catalog.errors import ItemError, UsageError
-from catalog.footprint import footprint
+from catalog.errors import ItemError, UsageError, fit
+from catalog.footprint import footprint_shape, stored_footprint
+from catalog.ground import grid_ground, lies_on_tile, tile_ground
 from catalog.item_assets import Found, band_cogs, read_assets
-from catalog.json_values import band_list, brief, finite, whole
-from catalog.parse import parse_instant, parse_platform, parse_tile
-from catalog.scene import Scene
+from catalog.item_properties import (
+    PRODUCT_NAMES,
+    acquisition_of,
+    baseline_of,
+    cloud_cover_of,
+    platform_of,
+    time_beside,
+    time_fault,
+)
+from catalog.json_values import band_list, bounded, bounded_notes, brief, whole
+from catalog.names import name_fault, recorded_name
+from catalog.parse import parse_instant, parse_tile
+from catalog.scene import Asset, Scene
 from catalog.unreadable import UnreadableItem
 
 _CORE = tuple(band.name for band in BANDS if band.reflectance and band.name != "cirrus")
@@ -35,12 +48,12 @@ EXPECTED_BANDS: dict[str, tuple[str, ...]] = {
 }
 """What every scene of a dialect has; an item with less gets a warning that names the rest."""
 
+LONGEST = 4 << 20
+"""Characters of an item's JSON; real ones have some 20 000."""
+_REASON = 250
 _BAND_NUMBERS = frozenset(band.number for band in BANDS)
+_TILE_PARTS = ("utm_zone", "latitude_band", "grid_square")
 _TILE_IN_NAME = re.compile(r"(?:^|_)T?(\d{1,2}[C-X][A-Z]{2})(?=[_.]|$)", re.ASCII)
-_BASELINE_IN_URI = re.compile(r"_N(\d{4})_", re.ASCII)
-_BASELINE = re.compile(r"N?(\d{1,2})\.(\d{1,2})|N?(\d{2})(\d{2})", re.ASCII)
-_DATATAKE = re.compile(r"(GS2[A-Z]_\d{8}T\d{6}_\d{6})(?:_N\d{2}\.\d{2})?", re.ASCII)
-_DATASTRIP_BEGIN = re.compile(r"_S(\d{8}T\d{6})(?:_|$)", re.ASCII)
 _EPSG_CODE = re.compile(r"EPSG:(\d{4,6})", re.ASCII | re.IGNORECASE)
 
 
@@ -61,9 +74,11 @@ def scene_from_item(item: Mapping[str, Any], *, bands: Sequence[str] | None = No
         return _scene(item, wanted)
     except ItemError as error:
         name = item.get("id") if isinstance(item, Mapping) else None
-        scene = name if isinstance(name, str) and name.isprintable() else None
         raise ItemError(
-            error.reason, scene=scene, band=error.band, href=error.href
+            bounded(error.reason, _REASON),
+            scene=recorded_name(name),
+            band=error.band,
+            href=error.href,
         ) from error.__cause__
 
 
@@ -76,11 +91,26 @@ def item_sha256(item: Mapping[str, Any]) -> str:
     Raises:
         ItemError: not JSON.
     """
+    return hashlib.sha256(_canonical(item).encode()).hexdigest()
+
+
+def _canonical(item: Mapping[str, Any]) -> str:
     try:
         text = json.dumps(item, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return hashlib.sha256(text.encode("utf-8")).hexdigest()
+        text.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ItemError("the item is not JSON that can be encoded as UTF-8") from error
+    return text
+
+
+def _holds_no_number(text: str, item: Mapping[str, Any]) -> bool:
+    if "NaN" not in text and "Infinity" not in text:
+        return False
+    try:
+        json.dumps(item, allow_nan=False)
+    except ValueError:
+        return True
+    return False
 
 
 def tile_of_item(item: Mapping[str, Any]) -> str:
@@ -96,11 +126,17 @@ def tile_of_item(item: Mapping[str, Any]) -> str:
         said["grid:code"] = _tile(code, "grid:code")
     if isinstance(code := properties.get("s2:mgrs_tile"), str):
         said["s2:mgrs_tile"] = _tile(code, "s2:mgrs_tile")
-    parts = [properties.get(f"mgrs:{key}") for key in ("utm_zone", "latitude_band", "grid_square")]
-    if all(isinstance(part, int | str) for part in parts):
-        said["mgrs:utm_zone"] = _tile("".join(map(str, parts)), "mgrs:utm_zone and its fellows")
+    for prefix in ("mgrs", "sentinel"):
+        parts = [properties.get(f"{prefix}:{key}") for key in _TILE_PARTS]
+        if all(isinstance(part, int | str) for part in parts):
+            zone = whole(parts[0], 100)  # 13.0 too
+            name = "".join(
+                part if isinstance(part, str) else brief(part)
+                for part in (parts[0] if zone is None else zone, *parts[1:])
+            )
+            said[f"{prefix}:utm_zone"] = _tile(name, f"{prefix}:utm_zone and its fellows")
     for source, text in (
-        ("s2:product_uri", properties.get("s2:product_uri")),
+        *((key, properties.get(key)) for key in PRODUCT_NAMES),
         ("id", item.get("id")),
     ):
         match = _TILE_IN_NAME.search(text) if isinstance(text, str) else None
@@ -121,7 +157,7 @@ def time_of_item(item: Mapping[str, Any]) -> datetime:
     """``datetime`` of the properties, or ``start_datetime`` where that is null; aware, UTC.
 
     Raises:
-        ItemError: neither, or not RFC 3339 with an offset.
+        ItemError: neither, not RFC 3339 with an offset, before Sentinel-2 flew or in the future.
     """
     properties = _properties(item)
     for key in ("datetime", "start_datetime"):
@@ -129,9 +165,12 @@ def time_of_item(item: Mapping[str, Any]) -> datetime:
             if not isinstance(text, str):
                 raise ItemError(f"{key} is not text")
             try:
-                return parse_instant(text)
+                moment = parse_instant(text)
             except ValueError as error:
                 raise ItemError(f"{key}: {error}") from error
+            if fault := time_fault(moment):
+                raise ItemError(f"{key} is {brief(text)}, {fault}")
+            return moment
     raise ItemError("no datetime")
 
 
@@ -161,12 +200,16 @@ def _scene(item: Any, wanted: tuple[str, ...] | None) -> Scene:
     if item.get("type") != "Feature":
         raise ItemError(f"its type is {brief(item.get('type'))}, not 'Feature'")
     notes: list[str] = []
+    text = _canonical(item)
+    if len(text) > LONGEST:
+        raise ItemError(f"more than {LONGEST >> 20} MB of JSON: no item of a scene is so long")
+    if _holds_no_number(text, item):
+        notes.append("it holds NaN or Infinity, which are not JSON.")
     name = _name(item, "id")
     collection = _name(item, "collection")
     if "/" in collection or any(character.isspace() for character in collection):
-        raise ItemError(f"collection {collection!r} holds a slash or white space")
+        raise ItemError(f"collection {brief(collection)} holds a slash or white space")
     properties = _properties(item)
-    digest = item_sha256(item)
     when = time_of_item(item)
     if properties.get("datetime") is None:
         notes.append("datetime is null; start_datetime is used.")
@@ -175,10 +218,10 @@ def _scene(item: Any, wanted: tuple[str, ...] | None) -> Scene:
     tile = tile_of_item(item)
     epsg = _epsg(properties, found)
     _check_zone(tile, epsg)
-    wkb, bbox = _footprint(item)
-    baseline, baseline_source = _baseline(properties, notes)
+    baseline, baseline_source = baseline_of(properties, notes)
     boa_offset, boa_evidence = boa_offset_of(properties, found, baseline, baseline_source, notes)
     assets = read_assets(properties, found, wanted, notes)
+    wkb, bbox = stored_footprint(_footprint(item, tile, epsg, assets, notes))
     expected = EXPECTED_BANDS[dialect] if wanted is None else wanted
     present = {asset.band for asset in assets}
     if missing := [band for band in expected if band not in present]:
@@ -190,18 +233,18 @@ def _scene(item: Any, wanted: tuple[str, ...] | None) -> Scene:
         tile=tile,
         epsg=epsg,
         datetime=when,
-        platform=_platform(properties, notes),
-        cloud_cover=_cloud_cover(properties, notes),
+        platform=platform_of(properties, notes),
+        cloud_cover=cloud_cover_of(properties, notes),
         baseline=baseline,
-        acquisition=_acquisition(properties),
+        acquisition=acquisition_of(properties),
         footprint=wkb,
         bbox=bbox,
-        created=_optional_time(properties, "created", notes),
-        updated=_optional_time(properties, "updated", notes),
+        created=time_beside(properties, "created", notes),
+        updated=time_beside(properties, "updated", notes),
         boa_offset=boa_offset,
         boa_evidence=boa_evidence,
-        warnings=tuple(notes),
-        item_sha256=digest,
+        warnings=bounded_notes(map(fit, notes)),
+        item_sha256=hashlib.sha256(text.encode()).hexdigest(),
         assets=assets,
     )
 
@@ -215,8 +258,9 @@ def _properties(item: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _name(item: Mapping[str, Any], key: str) -> str:
     value = item.get(key)
-    if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise ItemError(f"its {key} is {brief(value)}, not printable text")
+    if fault := name_fault(value):
+        raise ItemError(f"its {key} is {brief(value)}, {fault}")
+    assert isinstance(value, str)
     return value
 
 
@@ -256,73 +300,29 @@ def _check_zone(tile: str, epsg: int) -> None:
         raise ItemError(f"its tile {tile} and its EPSG:{epsg} lie in different UTM zones")
 
 
-def _footprint(item: Mapping[str, Any]) -> tuple[bytes, tuple[float, float, float, float]]:
+def _footprint(
+    item: Mapping[str, Any], tile: str, epsg: int, assets: Sequence[Asset], notes: list[str]
+) -> BaseGeometry:
+    """The item's own, or where that cannot be the footprint of a scene of its tile, the ground of
+    its files, or of its tile."""
     geometry = item.get("geometry")
-    if geometry is None:
-        raise ItemError("no geometry")
     try:
-        return footprint(geometry)
+        if geometry is None:
+            raise ValueError("no geometry")
+        shape = footprint_shape(geometry)
+        if lies_on_tile(shape, tile):
+            return shape
+        raise ValueError(f"the geometry does not lie on its tile {tile}")
     except ValueError as error:
-        raise ItemError(str(error)) from error
-
-
-def _platform(properties: Mapping[str, Any], notes: list[str]) -> str | None:
-    value = properties.get("platform")
-    if value is None:
-        return None
-    try:
-        return parse_platform(value)
-    except UsageError:
-        notes.append(f"platform {brief(value)} is none of Sentinel-2.")
-        return None
-
-
-def _cloud_cover(properties: Mapping[str, Any], notes: list[str]) -> float | None:
-    value = properties.get("eo:cloud_cover")
-    number = finite(value)
-    if number is not None and 0 <= number <= 100:
-        return number
-    if value is not None:
-        notes.append(f"eo:cloud_cover is {brief(value)}, not a percentage.")
-    return None
-
-
-def _optional_time(properties: Mapping[str, Any], key: str, notes: list[str]) -> datetime | None:
-    value = properties.get(key)
-    if isinstance(value, str):
-        try:
-            return parse_instant(value)
-        except ValueError as error:
-            notes.append(f"{key}: {error}.")
-    elif value is not None:
-        notes.append(f"{key} is {brief(value)}, not a date-time.")
-    return None
-
-
-def _baseline(properties: Mapping[str, Any], notes: list[str]) -> tuple[str | None, str]:
-    """The processing baseline, ``05.10``, and the field that says so."""
-    for key in ("s2:processing_baseline", "processing:version"):
-        value = properties.get(key)
-        if value is None:
+        fault = str(error)
+    for asset in assets:
+        if asset.shape is None or asset.transform is None:
             continue
-        text = f"{value:05.2f}" if isinstance(value, float) and math.isfinite(value) else value
-        match = _BASELINE.fullmatch(text.strip().upper()) if isinstance(text, str) else None
-        if match:
-            major, minor = (match[1], match[2]) if match[1] else (match[3], match[4])
-            return f"{int(major):02}.{minor:0<2}", key
-        notes.append(f"{key} is {brief(value)}, not a processing baseline.")
-    uri = properties.get("s2:product_uri")
-    if isinstance(uri, str) and (match := _BASELINE_IN_URI.search(uri)):
-        return f"{match[1][:2]}.{match[1][2:]}", "s2:product_uri"
-    return None, ""
-
-
-def _acquisition(properties: Mapping[str, Any]) -> str | None:
-    # A tile on the seam of two datastrips of one datatake is two acquisitions, each with its own
-    # part of the ground.
-    datatake, strip = properties.get("s2:datatake_id"), properties.get("s2:datastrip_id")
-    match = _DATATAKE.fullmatch(datatake) if isinstance(datatake, str) else None
-    if match is None:
-        return None
-    begin = _DATASTRIP_BEGIN.search(strip) if isinstance(strip, str) else None
-    return f"{match[1]} {begin[1]}" if begin else match[1]
+        with contextlib.suppress(ValueError):
+            rows, columns = asset.shape
+            shape = grid_ground(epsg, asset.transform, columns, rows)
+            if lies_on_tile(shape, tile):
+                notes.append(f"{fault}: the ground of its file of band {asset.band} is used.")
+                return shape
+    notes.append(f"{fault}: the ground of its whole tile is used.")
+    return tile_ground(tile)

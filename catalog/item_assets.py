@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
+from catalog.affine import Transform, checked_transform
 from catalog.bands import BANDS, band_of_asset_key
 from catalog.errors import ItemError
+from catalog.hrefs import checked_href, shown_href
 from catalog.json_values import band_list, finite, whole
 from catalog.scene import Asset
 
 type Found = list[tuple[str, str, Mapping[str, Any]]]
 """(band, asset key, asset) of each COG, in the item's order; a band may come twice."""
 
-# Query parameters that carry a signature: Azure, AWS (versions 4 and 2), Google.
-_SIGNATURES = frozenset({"sig", "x-amz-signature", "signature", "x-goog-signature"})
 _INT64 = 2**63
+_SIDE = 2**20
+"""Rows and columns that an image stays below, as in ``header.py``."""
+_DIGEST = 128
+"""Bytes of the longest digest; those of SHA-512 are 64."""
 
 
 def band_cogs(item: Mapping[str, Any]) -> Found:
@@ -60,10 +63,12 @@ def read_assets(
 ) -> tuple[Asset, ...]:
     """One ``Asset`` per band, in the order of ``BANDS``; of ``wanted`` bands where given.
 
-    A malformed size, checksum, shape or transform becomes None and a sentence in ``notes``.
+    A malformed size, checksum, shape or transform becomes None and a sentence in ``notes``; so
+    does a signature that is left out of an href.
 
     Raises:
-        ItemError: no wanted band, two assets for one band, or an href that cannot be read.
+        ItemError: no wanted band, two assets for one band, or an href that is none of a file that
+            references can name (see ``hrefs.py``).
     """
     by_band: dict[str, tuple[str, Mapping[str, Any]]] = {}
     for band, key, asset in found:
@@ -74,13 +79,13 @@ def read_assets(
         by_band[band] = key, asset
     if not by_band:
         raise ItemError(f"no asset for {band_list(wanted or ())}")
-    bad: dict[str, list[str]] = {}
+    bad: dict[tuple[str, str], list[str]] = {}
     assets = tuple(
         _asset(properties, band.name, *by_band[band.name], bad)
         for band in BANDS
         if band.name in by_band
     )
-    notes += [f"{field} of {band_list(bands)} is malformed." for field, bands in bad.items()]
+    notes += [f"{field} of {band_list(bands)} {why}." for (field, why), bands in bad.items()]
     return assets
 
 
@@ -89,11 +94,11 @@ def _asset(
     band: str,
     key: str,
     asset: Mapping[str, Any],
-    bad: dict[str, list[str]],
+    bad: dict[tuple[str, str], list[str]],
 ) -> Asset:
     def read[T](field: str, value: Any, parsed: T | None) -> T | None:
         if value is not None and parsed is None:
-            bad.setdefault(field, []).append(band)
+            bad.setdefault((field, "is malformed"), []).append(band)
         return parsed
 
     size = asset.get("file:size")
@@ -101,38 +106,23 @@ def _asset(
     # What holds for all assets may be said once, in the properties.
     shape = asset.get("proj:shape", properties.get("proj:shape"))
     transform = asset.get("proj:transform", properties.get("proj:transform"))
+    try:
+        href, signed = checked_href(asset.get("href"))
+    except ValueError as error:
+        shown = shown_href(asset.get("href"))
+        raise ItemError(str(error), band=band, href=shown) from error
+    if signed:
+        bad.setdefault(("the signature in the href", "is left out"), []).append(band)
     return Asset(
         band=band,
         key=key,
-        href=_href(asset.get("href"), band),
-        size=read("file:size", size, whole(size, _INT64)),
+        href=href,
+        # No file is empty.
+        size=read("file:size", size, whole(size, _INT64) or None),
         checksum=read("file:checksum", checksum, _multihash(checksum)),
         shape=read("proj:shape", shape, _shape(shape)),
-        transform=read("proj:transform", transform, _transform(transform)),
+        transform=_transform(transform, band, bad),
     )
-
-
-def _href(href: Any, band: str) -> str:
-    """Checked, and without the signature that a signing client may have put on it."""
-    if not isinstance(href, str) or not href:
-        raise ItemError("no href", band=band)
-    if not href.isprintable() or " " in href:  # the one white space that is printable
-        raise ItemError("its href holds white space or control characters", band=band)
-    try:
-        parts = urlsplit(href)
-        credentials = parts.username or parts.password
-        absolute = parts.scheme in ("http", "https", "s3", "file") and parts.path.strip("/")
-        if not absolute or (parts.scheme != "file" and not parts.hostname):
-            raise ValueError("not absolute")
-        signed = any(key.lower() in _SIGNATURES for key, _ in parse_qsl(parts.query))
-    except ValueError as error:
-        shown = href.partition("?")[0].rpartition("@")[2]
-        raise ItemError(
-            "its href is not an absolute http, https, s3 or file address", band=band, href=shown
-        ) from error
-    if credentials:
-        raise ItemError("its href carries a user name or password", band=band)
-    return urlunsplit(parts._replace(query="")) if signed else href
 
 
 def _multihash(value: Any) -> str | None:
@@ -141,7 +131,7 @@ def _multihash(value: Any) -> str | None:
     Two varints, the function's code and the digest's length, then that many bytes;
     ``1220`` and 32 bytes are SHA-256.
     """
-    if not isinstance(value, str):
+    if not isinstance(value, str) or len(value) > 2 * (_DIGEST + 18):
         return None
     try:
         # Unlike bytes.fromhex, no white space between the digits.
@@ -169,15 +159,20 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 def _shape(value: Any) -> tuple[int, int] | None:
     if not isinstance(value, list | tuple) or len(value) != 2:
         return None
-    rows, columns = (whole(number, 2**31) for number in value)
+    rows, columns = (whole(number, _SIDE + 1) for number in value)
     return (rows, columns) if rows and columns else None
 
 
-def _transform(value: Any) -> tuple[float, float, float, float, float, float] | None:
-    if not isinstance(value, list | tuple) or len(value) not in (6, 9):
+def _transform(value: Any, band: str, bad: dict[tuple[str, str], list[str]]) -> Transform | None:
+    if value is None:
         return None
-    numbers = [number for number in map(finite, value) if number is not None]
-    if len(numbers) != len(value) or numbers[6:] not in ([], [0.0, 0.0, 1.0]):
-        return None
-    a, b, c, d, e, f = numbers[:6]
-    return (a, b, c, d, e, f) if a * e - b * d != 0 else None
+    why = "is malformed"
+    if isinstance(value, list | tuple) and len(value) in (6, 9):
+        numbers = [number for number in map(finite, value) if number is not None]
+        if len(numbers) == len(value) and numbers[6:] in ([], [0.0, 0.0, 1.0]):
+            try:
+                return checked_transform(numbers[:6])
+            except ValueError as error:
+                why = f"is {error}, and not used"
+    bad.setdefault(("proj:transform", why), []).append(band)
+    return None

@@ -8,16 +8,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
-from pyproj import Transformer
 
 from catalog.bands import BANDS
 from catalog.contents import StoredScene
 from catalog.cube import Grid
 from catalog.errors import UsageError
-from catalog.footprint import footprint
+from catalog.footprint import stored_footprint
+from catalog.ground import grid_ground
 from catalog.parse import parse_platform
 from catalog.scene import Asset, Scene
 from catalog.settings import Source
@@ -26,8 +23,6 @@ from catalog.sources import href_of
 NO_ITEM = hashlib.sha256(b"").hexdigest()
 """``item_sha256`` where there was no item: a crawl takes any that it meets for a changed one."""
 BOA_EVIDENCE = "boa_offset of the repository"
-_EDGE = 9
-"""Points on each side of a footprint made from a grid: a straight side bends by some metres."""
 _ORDER = {band.name: number for number, band in enumerate(BANDS)}
 
 
@@ -87,15 +82,7 @@ def itemless_scene(
 
 def grid_footprint(grid: Grid) -> tuple[bytes, tuple[float, float, float, float]]:
     """What a grid covers, as ``footprint.footprint`` gives it."""
-    a, _, c, _, e, f = grid.transform
-    side = np.linspace(0.0, 1.0, _EDGE)[:-1]
-    across = np.concatenate([side, np.ones_like(side), 1 - side, np.zeros_like(side)])
-    down = np.concatenate([np.zeros_like(side), side, np.ones_like(side), 1 - side])
-    to_degrees = Transformer.from_crs(grid.epsg, 4326, always_xy=True)
-    ring: Any = to_degrees.transform(
-        c + a * grid.width * across, f + e * grid.height * down, errcheck=True
-    )
-    return footprint({"type": "Polygon", "coordinates": [np.stack(ring, axis=1).tolist()]})
+    return stored_footprint(grid_ground(grid.epsg, grid.transform, grid.width, grid.height))
 
 
 def _said_by_id(scene: str, tile: str) -> tuple[str | None, str | None]:

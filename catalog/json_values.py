@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from numbers import Real
 from typing import Any
 
+from catalog.redaction import redacted
+
 
 def finite(value: Any) -> float | None:
     """A finite number (numpy's too), or None: JSON as Python reads it may hold NaN and endless
@@ -38,14 +40,34 @@ def band_list(bands: Iterable[str]) -> str:
     return f"band{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
-def brief(value: Any) -> str:
-    """For a message: one line of at most sixty characters."""
-    if isinstance(value, Mapping | list | tuple):
+def brief(value: Any, most: int = 60) -> str:
+    """For a message: one printable line of at most ``most`` characters, without secrets."""
+    if isinstance(value, Mapping | list | tuple | set | frozenset):
         return "an object" if isinstance(value, Mapping) else "a list"
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**30:
         return "a huge number"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    if isinstance(value, bytes):
+        value = value[:most]
+    # Before it is cut: what is left of an address must not hold its password.
+    text = repr(redacted(value)[: most + 1] if isinstance(value, str) else value)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+MOST_NOTES, LONGEST_NOTE = 50, 400
+
+
+def bounded_notes(notes: Iterable[str]) -> tuple[str, ...]:
+    """Sentences for a record, each once: at most ``MOST_NOTES`` of ``LONGEST_NOTE`` characters,
+    and one that says how many more there are."""
+    kept = list(dict.fromkeys(bounded(note) for note in notes))
+    if len(kept) > MOST_NOTES:
+        kept[MOST_NOTES:] = [f"and {len(kept) - MOST_NOTES} more."]
+    return tuple(kept)
+
+
+def bounded(text: str, most: int = LONGEST_NOTE) -> str:
+    """The first ``most`` characters, the last of them ``…`` where there are more."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ import calendar
 import math
 import operator
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, time
 from typing import Any
@@ -17,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from catalog.errors import UsageError
-from catalog.json_values import finite
+from catalog.json_values import brief, finite
+from catalog.names import name_fault
 
 type Moment = str | date | datetime | np.datetime64
 """A point or a whole period (year, month, day) of time; a ``datetime`` is a ``date`` to Python."""
@@ -41,7 +43,7 @@ _TILE = re.compile(r"(?:MGRS-)?T?(\d{1,2})([C-HJ-NP-X])([A-HJ-NP-Z])([A-HJ-NP-V]
 _BASELINE = re.compile(r"N?(\d{2})\.?(\d{2})|(\d)\.(\d{2})", re.ASCII | re.IGNORECASE)
 _PLATFORM = re.compile(r"(?:sentinel[- _]?|s)2([a-d])", re.ASCII)
 # MGRS repeats its column letters every three zones, eight to a zone.
-_COLUMNS = ("STUVWXYZ", "ABCDEFGH", "JKLMNPQR")
+COLUMNS = ("STUVWXYZ", "ABCDEFGH", "JKLMNPQR")
 
 
 def parse_instant(text: str) -> datetime:
@@ -54,9 +56,9 @@ def parse_instant(text: str) -> datetime:
     """
     match = _DATETIME.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"{text!r} is not an RFC 3339 date-time")
+        raise ValueError(f"{brief(text)} is not an RFC 3339 date-time")
     if match["offset"] is None:
-        raise ValueError(f"{text!r} has no offset from UTC")
+        raise ValueError(f"{brief(text)} has no offset from UTC")
     return _utc(datetime.fromisoformat(match[0].upper()))
 
 
@@ -87,14 +89,14 @@ def parse_datetime(
     if not isinstance(ends, tuple | list):
         return _period(ends, when)
     if len(ends) != 2:
-        raise UsageError(f"malformed datetime {when!r}: a range has two ends; {_TIME_HELP}")
+        raise UsageError(f"malformed datetime {_shown(when)}: a range has two ends; {_TIME_HELP}")
     first, last = (None if _is_open(end) else end for end in ends)
     if first is None and last is None:
-        raise UsageError(f"malformed datetime {when!r}: open at both ends; {_TIME_HELP}")
+        raise UsageError(f"malformed datetime {_shown(when)}: open at both ends; {_TIME_HELP}")
     start = None if first is None else _period(first, when)[0]
     end = None if last is None else _period(last, when)[1]
     if start is not None and end is not None and end < start:
-        raise UsageError(f"malformed datetime {when!r}: it ends before it starts")
+        raise UsageError(f"malformed datetime {_shown(when)}: it ends before it starts")
     return start, end
 
 
@@ -115,7 +117,7 @@ def _period(moment: Moment, whole: object) -> tuple[datetime, datetime]:
             moment = moment.astype("datetime64[us]").item()
     # pandas' NaT passes for a datetime, and is unequal to itself.
     if not isinstance(moment, str | date) or moment != moment:
-        raise UsageError(f"malformed datetime {whole!r}: {_TIME_HELP}")
+        raise UsageError(f"malformed datetime {_shown(whole)}: {_TIME_HELP}")
     try:
         if isinstance(moment, datetime):
             instant = _utc(moment)
@@ -133,8 +135,8 @@ def _period(moment: Moment, whole: object) -> tuple[datetime, datetime]:
             instant = _utc(datetime.fromisoformat(text.upper()))
             return instant, instant
     except (ValueError, OverflowError) as error:
-        raise UsageError(f"malformed datetime {whole!r}: {error}; {_TIME_HELP}") from error
-    raise UsageError(f"malformed datetime {whole!r}: {_TIME_HELP}")
+        raise UsageError(f"malformed datetime {_shown(whole)}: {error}; {_TIME_HELP}") from error
+    raise UsageError(f"malformed datetime {_shown(whole)}: {_TIME_HELP}")
 
 
 def _days(first: date, last: date) -> tuple[datetime, datetime]:
@@ -164,7 +166,7 @@ def parse_bbox(box: str | Iterable[float]) -> Box:
         UsageError: not four or six finite numbers, or outside the globe, or upside down.
     """
     example = "write west,south,east,north in degrees, such as -122.5,37.2,-121.8,38.0"
-    four = f"malformed bbox {box!r}: it is four finite numbers; {example}"
+    four = f"malformed bbox {_shown(box)}: it is four finite numbers; {example}"
     try:
         parts: list[Any] = box.split(",") if isinstance(box, str) else list(box)
         if any(isinstance(part, bool) for part in parts):
@@ -178,11 +180,11 @@ def parse_bbox(box: str | Iterable[float]) -> Box:
         raise UsageError(four)
     west, south, east, north = numbers
     if not (-90 <= south <= 90 and -90 <= north <= 90):
-        raise UsageError(f"malformed bbox {box!r}: latitudes lie within ±90; {example}")
+        raise UsageError(f"malformed bbox {_shown(box)}: latitudes lie within ±90; {example}")
     if south > north:
-        raise UsageError(f"malformed bbox {box!r}: south lies above north; {example}")
+        raise UsageError(f"malformed bbox {_shown(box)}: south lies above north; {example}")
     if not (-360 <= west <= 360 and -360 <= east <= 360):
-        raise UsageError(f"malformed bbox {box!r}: longitudes lie within ±180; {example}")
+        raise UsageError(f"malformed bbox {_shown(box)}: longitudes lie within ±180; {example}")
     if east - west >= 360:
         return -180.0, south, 180.0, north
     return _within_180(west), south, _within_180(east), north
@@ -202,13 +204,17 @@ def parse_tile(text: str) -> str:
     """
     match = _TILE.fullmatch(text.strip().upper()) if isinstance(text, str) else None
     if match is None:
-        raise UsageError(f"malformed tile {text!r}: write zone, band and square, such as 10TFR")
+        raise UsageError(
+            f"malformed tile {_shown(text)}: write zone, band and square, such as 10TFR"
+        )
     zone, band, column, row = int(match[1]), match[2], match[3], match[4]
     if not 1 <= zone <= 60:
-        raise UsageError(f"unknown tile {text!r}: zones are 01 to 60; a tile is such as 10TFR")
-    if column not in (columns := _COLUMNS[zone % 3]):
         raise UsageError(
-            f"unknown tile {text!r}: squares of zone {zone:02} begin with {columns[0]} to "
+            f"unknown tile {_shown(text)}: zones are 01 to 60; a tile is such as 10TFR"
+        )
+    if column not in (columns := COLUMNS[zone % 3]):
+        raise UsageError(
+            f"unknown tile {_shown(text)}: squares of zone {zone:02} begin with {columns[0]} to "
             f"{columns[-1]}; a tile is such as 10TFR"
         )
     return f"{zone:02}{band}{column}{row}"
@@ -222,7 +228,9 @@ def parse_platform(text: str) -> str:
     """
     match = _PLATFORM.fullmatch(text.strip().lower()) if isinstance(text, str) else None
     if match is None:
-        raise UsageError(f"unknown platform {text!r}: write sentinel-2a (or S2A), 2b, 2c or 2d")
+        raise UsageError(
+            f"unknown platform {_shown(text)}: write sentinel-2a (or S2A), 2b, 2c or 2d"
+        )
     return f"sentinel-2{match[1]}"
 
 
@@ -234,7 +242,9 @@ def parse_baseline(text: str) -> str:
     """
     match = _BASELINE.fullmatch(text.strip()) if isinstance(text, str) else None
     if match is None:
-        raise UsageError(f"malformed baseline {text!r}: write a processing baseline such as 05.10")
+        raise UsageError(
+            f"malformed baseline {_shown(text)}: write a processing baseline such as 05.10"
+        )
     return f"{int(match[1] or match[3]):02}.{match[2] or match[4]}"
 
 
@@ -248,7 +258,9 @@ def parse_cloud_cover(percent: float | None) -> float | None:
         return None
     number = finite(percent)
     if number is None or not 0 <= number <= 100:
-        raise UsageError(f"malformed cloud cover {percent!r}: write a percentage from 0 to 100")
+        raise UsageError(
+            f"malformed cloud cover {_shown(percent)}: write a percentage from 0 to 100"
+        )
     return number
 
 
@@ -265,7 +277,9 @@ def parse_limit(limit: int | None) -> int | None:
     except TypeError:
         number = 0
     if not 1 <= number <= MOST:
-        raise UsageError(f"malformed limit {limit!r}: write a whole number of 1 or more, as in 100")
+        raise UsageError(
+            f"malformed limit {_shown(limit)}: write a whole number of 1 or more, as in 100"
+        )
     return number
 
 
@@ -273,7 +287,7 @@ def parse_item_id(text: str) -> str:
     """The id of a STAC item, which is that of its scene.
 
     Raises:
-        UsageError: not text, or empty.
+        UsageError: not printable text of at most 255 bytes.
     """
     return _name("item id", text, "S2B_T10TFR_20231223T190950_L2A")
 
@@ -282,7 +296,7 @@ def parse_collection(text: str) -> str:
     """The id of a STAC collection.
 
     Raises:
-        UsageError: not text, or empty.
+        UsageError: not printable text of at most 255 bytes.
     """
     return _name("collection", text, "sentinel-2-c1-l2a")
 
@@ -303,9 +317,22 @@ def parse_several(
 
 
 def _name(what: str, text: str, example: str) -> str:
-    if not isinstance(text, str) or not text.strip() or not is_unicode(text):
-        raise UsageError(f"malformed {what} {text!r}: write one such as {example}")
-    return text.strip()
+    # A terminal may give two code points for what an item writes as one.
+    name = unicodedata.normalize("NFC", text).strip() if isinstance(text, str) else text
+    if fault := name_fault(name):
+        raise UsageError(f"malformed {what} {_shown(text)}: {fault}; write one such as {example}")
+    return name
+
+
+def _shown(value: Any) -> str:
+    """For a message: what was given, as Python writes it, but not all of a long one."""
+    if isinstance(value, str | bytes):
+        return brief(value, 100)
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return brief(value, 100)
+    return text if len(text) <= 100 else f"{text[:99]}…"
 
 
 def is_unicode(text: str) -> bool:

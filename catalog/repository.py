@@ -21,7 +21,7 @@ from functools import cached_property, lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import icechunk
 import numpy as np
@@ -642,7 +642,7 @@ def _container(source: Source) -> icechunk.VirtualChunkContainer:
             options["allow_http"] = str(source.endpoint.startswith("http://")).lower()
         store = azure_store(account=source.azure[0], config=options)
     elif source.scheme == "file":
-        store = icechunk.local_filesystem_store(urlsplit(source.url).path)
+        store = icechunk.local_filesystem_store(unquote(urlsplit(source.url).path))
     else:
         store = icechunk.http_store(
             {"allow_http": "true"} if source.scheme == "http" else None,

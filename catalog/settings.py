@@ -19,9 +19,10 @@ from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from catalog.errors import ConfigError, UsageError
+from catalog.hrefs import check_root, shown_href
 from catalog.printable import printable
 from catalog.redaction import has_secrets
 
@@ -121,6 +122,12 @@ class Source:
                 f"source {self.name!r}: url {self.url!r} must start with s3://, https://, http:// "
                 "or file://"
             )
+        try:
+            check_root(self.url)
+        except ValueError as error:
+            raise ConfigError(
+                f"source {self.name!r}: url {shown_href(self.url)} {error}"
+            ) from error
         if self.sign is not None:
             if self.sign != PLANETARY_COMPUTER:
                 raise ConfigError(
@@ -142,11 +149,12 @@ class Source:
 
     @property
     def container_url(self) -> str:
-        """Prefix of the repository's virtual chunk container: ``url``, or Azure's spelling."""
+        """Prefix of the repository's virtual chunk container: ``url``, or Azure's spelling;
+        decoded, as icechunk decodes the address of a chunk before it looks for its prefix."""
         if self.scheme != "az":
-            return self.url
+            return unquote(self.url)
         _, container, prefix = self.azure
-        return f"az://{container}/{prefix}"
+        return unquote(f"az://{container}/{prefix}")
 
     @property
     def azure(self) -> tuple[str, str, str]:

@@ -17,7 +17,9 @@ import requests
 from obstore.exceptions import BaseError as ObstoreError
 from obstore.store import AzureStore, HTTPStore, LocalStore, ObjectStore, S3Store
 
-from catalog.errors import ConfigError, HeaderError
+from catalog.errors import ConfigError, HeaderError, UnreadableFileError
+from catalog.hrefs import address_of, key_below, shown_href
+from catalog.json_values import brief
 from catalog.patience import asked_pause
 from catalog.redirects import guard, refusal
 from catalog.settings import Source
@@ -34,25 +36,27 @@ RETRY: dict[str, Any] = {"max_retries": 0, "retry_timeout": timedelta(0)}
 def resolve(href: str, sources: Sequence[Source]) -> tuple[Source, str]:
     """The first source whose ``match`` starts ``href``, and the key below its ``url``.
 
-    The key is an object-store key: decoded where the href is an http(s) URL.
+    The key is an object-store key: decoded where the href is a web or file address. It is one
+    that obstore and icechunk take for the same file, see ``hrefs.py``.
 
     Raises:
-        HeaderError: no source matches; the message says what to add.
+        HeaderError: no source matches, the message says what to add.
+        UnreadableFileError: the href is none that a reference can carry.
     """
     for source in sources:
-        if href.startswith(source.match):
-            key = href[len(source.match) :]
-            if href.startswith(("http://", "https://")):
-                key = unquote(urlsplit("//host/" + key).path[1:])
-            if not key or ".." in key.split("/"):
-                break
+        try:
+            key = key_below(href, source.match)
+        except ValueError as error:
+            raise UnreadableFileError(str(error), href=shown_href(href)) from error
+        if key is not None:
             return source, key
-    parts = urlsplit(href)
-    origin = f"{parts.scheme}://{parts.netloc}/"
+    shown = shown_href(href) or ""
+    scheme, _, rest = shown.partition("://")
     raise HeaderError(
-        f"no source matches it: add a [[sources]] table with match = {origin!r} and a url to "
-        "cogcat.toml, then run `cogcat init`",
-        href=href,
+        "no source matches it: add a [[sources]] table with match = "
+        f"{brief(f'{scheme}://{rest.partition("/")[0]}/', 120)} and a url to cogcat.toml, then run "
+        "`cogcat init`",
+        href=shown,
     )
 
 
@@ -70,9 +74,7 @@ def href_of(location: str, sources: Sequence[Source]) -> str:
     name, _, quoted = location.removeprefix("vcc://").partition("/")
     for source in sources:
         if source.name == name:
-            key = unquote(quoted)
-            web = source.match.startswith(("http://", "https://"))
-            return source.match + (quote(key, safe="/:@!$&()*+,;=~-._") if web else key)
+            return address_of(unquote(quoted), source.match)
     raise ConfigError(
         f"references name the container {name!r}, and no source of the settings has that name: "
         f"add a [[sources]] table with name = {name!r} to cogcat.toml"

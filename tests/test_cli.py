@@ -285,7 +285,7 @@ def test_a_tile_that_is_not_there_finds_nothing(stack: Stack) -> None:
 
 def test_a_failed_scene_is_exit_code_1(stack: Stack) -> None:
     stack.server.misbehave(stack.href(stack.items[0], "scl"), status=404)
-    del stack.items[1]["geometry"]
+    del stack.items[1]["properties"]["proj:epsg"]
     done = crawl(stack, "--json")
     assert done.exit_code == 1
     counts = json.loads(done.stdout)
@@ -294,12 +294,12 @@ def test_a_failed_scene_is_exit_code_1(stack: Stack) -> None:
         stack.items[0]["id"], stack.items[1]["id"],
     }  # fmt: skip
     assert "Traceback" not in done.stderr
-    for item, reason in ((stack.items[0], "the file is missing"), (stack.items[1], "no geometry")):
+    for item, reason in ((stack.items[0], "the file is missing"), (stack.items[1], "no EPSG code")):
         (line,) = (line for line in done.stderr.splitlines() if item["id"] in line)
         assert reason in line
     status = stack.cli("status")
     assert "the file is missing" in status.stdout
-    assert "no geometry" in status.stdout
+    assert "no EPSG code" in status.stdout
     again = crawl(stack)
     assert again.exit_code == 1
     assert "2 failed" in again.stdout

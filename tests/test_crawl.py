@@ -230,7 +230,7 @@ def test_a_crawl_for_other_bands_adds_them_to_those_there_are(stack: Stack) -> N
 
 
 def test_dry_run_reads_no_file_and_writes_nothing(stack: Stack) -> None:
-    del stack.items[0]["geometry"]
+    del stack.items[0]["properties"]["proj:epsg"]
     before = stack.everything(), stack.rows("SELECT * FROM crawls")
     report = stack.crawl(dry_run=True)
     assert (report.found, report.new, report.failed) == (SCENES, SCENES - 1, 1)
@@ -584,21 +584,21 @@ def test_a_file_of_another_length_than_its_item_says(stack: Stack) -> None:
     assert f"{size - 1} bytes, its item says {size}" in failure.reason
 
 
-def test_an_item_without_geometry_fails_alone(stack: Stack) -> None:
+def test_an_item_without_a_place_fails_alone(stack: Stack) -> None:
     item = item_at(stack, "10TGR", DATES[0])
-    geometry = item.pop("geometry")
+    epsg = item["properties"].pop("proj:epsg")
     report = stack.crawl(bands=["scl"])
     assert (report.found, report.new, report.indexed, report.failed) == (
         SCENES, SCENES - 1, SCENES - 1, 1,
     )  # fmt: skip
-    assert report.failures[0].reason == f"{item['id']}: no geometry"
+    assert report.failures[0].reason.startswith(f"{item['id']}: no EPSG code")
     with stack.connect() as cat:
         status = cat.status()
     assert status["unreadable_items"] == 1
     (failure,) = status["failures"]
     assert (failure["id"], failure["attempts"]) == (item["id"], 1)
-    assert "no geometry" in failure["reason"]
-    item["geometry"] = geometry
+    assert "no EPSG code" in failure["reason"]
+    item["properties"]["proj:epsg"] = epsg
     assert stack.crawl(bands=["scl"]).indexed == 1
     with stack.connect() as cat:
         assert cat.status()["failures"] == []

@@ -248,10 +248,6 @@ SQUARE = [[[-106, 40], [-105, 40], [-105, 41], [-106, 40]]]
         (put("a/b", "collection"), "slash"),
         (drop("properties"), "no properties"),
         (put([], "properties"), "no properties"),
-        (drop("geometry"), "no geometry"),
-        (put(None, "geometry"), "no geometry"),
-        (put({"type": "Point", "coordinates": [0, 0]}, "geometry"), "not a Polygon"),
-        (put(float("inf"), "geometry", "coordinates"), "no rings|without rings"),
         (drop("properties", "datetime"), "no datetime"),
         (put("2024-04-02T17:52:57", "properties", "datetime"), "no offset"),
         (put("yesterday", "properties", "datetime"), "RFC 3339"),
@@ -362,8 +358,8 @@ def test_what_a_scene_can_do_without(
     scene = scene_from_item(edited(edit), bands=["red"])
     value = getattr(scene, field) if hasattr(scene, field) else getattr(scene.assets[0], field)
     assert value is None
-    assert len(scene.warnings) == 1
-    assert warning in scene.warnings[0]
+    (said,) = (text for text in scene.warnings if "NaN" not in text)
+    assert warning in said
 
 
 def test_other_spellings() -> None:

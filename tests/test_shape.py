@@ -23,19 +23,10 @@ TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 
 ORDER = [
     {"printable", "redaction", "errors", "memory", "blame"},
-    {
-        "logs",
-        "settings",
-        "patience",
-        "bands",
-        "json_values",
-        "parse",
-        "footprint",
-        "area",
-        "unreadable",
-        "page_json",
-    },
-    {"scene", "boa_offset", "item_assets", "item", "item_parquet", "item_file", "item_shelf"},
+    {"logs", "hrefs", "settings", "patience", "bands", "json_values", "names", "parse"},
+    {"footprint", "area", "affine", "ground", "unreadable", "page_json"},
+    {"scene", "boa_offset", "item_assets", "item_properties", "item"},
+    {"item_parquet", "item_file", "item_shelf"},
     {"stac_answer", "stac_links", "stac_api", "stac_query", "stac_pages", "stac_whole"},
     {"stac_search"},
     {
@@ -214,7 +205,7 @@ def test_the_writer_never_sees_sql_and_the_tables_never_see_icechunk() -> None:
 
 def test_values_and_layout_are_pure() -> None:
     """No network, no database, no store below these."""
-    for name in ("scene", "item", "item_assets", "boa_offset", "bands", "parse", "area"):
+    for name in ("scene", "item", "item_assets", "boa_offset", "bands", "parse", "area", "hrefs"):
         assert not imports(name) & {"icechunk", "sqlalchemy", "requests", "obstore", "zarr"}, name
         assert not reached(name, set()) & {"sources", "header", "stac_api", "database"}, name
 

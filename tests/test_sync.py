@@ -174,12 +174,12 @@ def test_a_search_that_breaks_off_withdraws_nothing(stack: Stack) -> None:
 
 
 def test_never_indexed_and_gone_is_forgotten(stack: Stack) -> None:
-    unread, shapeless = item_at(stack, "10TFR", DATES[0]), item_at(stack, "10TGR", DATES[0])
+    unread, unplaced = item_at(stack, "10TFR", DATES[0]), item_at(stack, "10TGR", DATES[0])
     stack.server.misbehave(stack.href(unread, "red"), status=404)
-    del shapeless["geometry"]
+    del unplaced["properties"]["proj:epsg"]
     assert stack.crawl(bands=BANDS).failed == 2
     stack.items.remove(unread)
-    stack.items.remove(shapeless)
+    stack.items.remove(unplaced)
     report = stack.crawl(bands=BANDS, sync=True)
     assert (report.withdrawn, report.failed, report.commits) == (0, 0, 0)
     with stack.connect() as cat:
@@ -358,8 +358,8 @@ def test_a_scene_that_keeps_failing_is_parked_and_blocks_no_other(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     item = item_at(stack, "10TFR", DATES[0])
-    shapeless = item_at(stack, "10TGR", DATES[0])
-    del shapeless["geometry"]
+    unplaced = item_at(stack, "10TGR", DATES[0])
+    del unplaced["properties"]["proj:epsg"]
     stack.server.misbehave(stack.href(item, "red"), status=404)
     start = datetime.now(UTC)
     with clock(monkeypatch, start):
