@@ -1,8 +1,8 @@
 """Questions asked of the database: statements of ``selection``, exact tests of footprints.
 
 Every question takes a fixed number of statements: one, one more for a place (have tiles
-changed?), one more for a snapshot as ``as_of``, and one more where the first few rows of a
-place were too few.
+changed?), one more for ``as_of`` (two for that of a commit without scenes), and one more where
+the first few rows of a place were too few.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection, Row, Select, bindparam, select
 
 from catalog import filter_sql
 from catalog.area import query_geometry
@@ -23,6 +24,8 @@ from catalog.errors import NotFoundError
 from catalog.filter_sql import Mask
 from catalog.filter_tree import Spatial
 from catalog.footprint import stored_footprints
+from catalog.models import SCENE_REVISIONS, SCENES
+from catalog.portable_sql import UtcDateTime
 from catalog.query import PER_TILE, Query
 from catalog.recorded import SceneRecord
 from catalog.scene_rows import FOOTPRINT, WIDTH, decoder
@@ -150,8 +153,8 @@ class Asker:
         yield from self.connection.execute(statement(shape), values).partitions(_BATCH)
 
     def _values(self, query: Query, places: Places, **more: Any) -> dict[str, Any]:
-        moment = self.moment(query) if query.as_of is not None else None
-        return values_of(query, places, repository_id=self.repository_id, moment=moment, **more)
+        then = self._then(query)[0] if query.as_of is not None else None
+        return values_of(query, places, repository_id=self.repository_id, then=then, **more)
 
     def moment(self, query: Query) -> datetime:
         """What ``query.as_of`` means.
@@ -161,11 +164,22 @@ class Asker:
         """
         if isinstance(query.as_of, datetime):
             return query.as_of
+        return self._then(query)[1]
+
+    def _then(self, query: Query) -> tuple[int, datetime]:
+        """``query.as_of`` in the order in which states were recorded, and as a time."""
+        if isinstance(query.as_of, datetime):
+            return last_sequence(self.connection, self.repository_id, query.as_of), query.as_of
         asked = {"snapshot": query.as_of, "repository": self.repository_id}
-        *recorded, written = self.connection.execute(snapshot_moment(), asked).one()
+        now, at, before, at_before, written = self.connection.execute(
+            snapshot_moment(), asked
+        ).one()
         if written is None:
             raise NotFoundError(f"as_of: the catalog has no recorded snapshot {query.as_of!r}")
-        return max((at for at in recorded if at is not None), default=written)
+        found = [(n, t) for n, t in ((now, at), (before, at_before)) if n is not None]
+        if not found:
+            return last_sequence(self.connection, self.repository_id, written), written
+        return max(found)
 
     def _places(self, query: Query) -> Places:
         places = Places.of(query)
@@ -257,3 +271,36 @@ def _behind(query: Query, here: Sequence[Any], there: Sequence[Any]) -> bool:
             return one is None
         return bool(one < other if down else one > other)
     return False
+
+
+def last_sequence(
+    connection: Connection, repository_id: int | None, moment: datetime, *, inclusive: bool = True
+) -> int:
+    """``sequence`` of the last state that was recorded up to (or before) a time, by its own clock;
+    0 for none. One statement.
+
+    What a clock recorded that was ahead counts as of what one that was not recorded next.
+    """
+    asked = {"moment": moment, "repository": repository_id}
+    statement = _last_sequence(inclusive, repository_id is not None)
+    return max((found or 0 for found in connection.execute(statement, asked).one()), default=0)
+
+
+@cache
+def _last_sequence(inclusive: bool, one: bool) -> Select[Any]:
+    moment = bindparam("moment", type_=UtcDateTime())
+    scene, then = SCENES.c, SCENE_REVISIONS.c
+
+    def last(of: Any, source: Any) -> Any:
+        # Downwards in the index, to the first that is early enough.
+        asked = (
+            select(of.sequence)
+            .select_from(source)
+            .where(of.recorded_at <= moment if inclusive else of.recorded_at < moment)
+        )
+        if one:
+            asked = asked.where(scene.repository_id == bindparam("repository"))
+        return asked.order_by(of.sequence.desc()).limit(1).scalar_subquery()
+
+    joined = SCENE_REVISIONS.join(SCENES, scene.id == then.scene_id)
+    return select(last(scene, SCENES), last(then, joined if one else SCENE_REVISIONS))

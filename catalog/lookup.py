@@ -132,6 +132,7 @@ class Catalog:
         self._repository: Repository | None = None
         # No repository has 0: a catalog without one holds nothing.
         self._repository_key = self._known.key if self._known else 0
+        self._uid = self._known.uid if self._known else ""
         self._store = lru_cache(STORES)(self._open_store)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -263,7 +264,7 @@ class Catalog:
             UsageError: ``since`` is no time and no token, or one of another repository.
         """
         with database.read_statements(self._engine) as connection:
-            return changes(connection, self._repository_key, since, limit)
+            return changes(connection, self._repository_key, since, limit, uid=self._uid)
 
     def cube(
         self,

@@ -23,6 +23,7 @@ Every change here needs a migration; ``REVISION`` is the one this code is for.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -45,10 +46,10 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from catalog import portable_sql
-from catalog.portable_sql import ETag, Hex, UtcDateTime
+from catalog.portable_sql import ETag, Hex, UtcDateTime, microseconds
 from catalog.recorded import STATUSES
 
-REVISION = "0004"
+REVISION = "0006"
 """Alembic revision whose schema these models are; a test compares it with ``migrations/``."""
 
 # SQLite only counts up by itself on a column declared exactly INTEGER.
@@ -59,6 +60,16 @@ Name = Annotated[str, mapped_column(portable_sql.Name)]
 Digest = Annotated[str, mapped_column(Hex)]
 Instant = Annotated[datetime, mapped_column(UtcDateTime)]
 Small = Annotated[int, mapped_column(SmallInteger)]
+
+
+def _microseconds(column: str) -> Callable[[Any], int]:
+    """Where nothing else is said, the order is that of the clock, as it was before there was one
+    apart from it: microseconds since 1970."""
+
+    def sequence(context: Any) -> int:
+        return microseconds(context.get_current_parameters()[column])
+
+    return sequence
 
 
 class Base(DeclarativeBase):
@@ -191,6 +202,12 @@ class SceneState:
     snapshot_id: Mapped[str | None] = mapped_column(ForeignKey("snapshots.id"))
     refs_sha256: Mapped[Digest | None]
     recorded_at: Mapped[Instant]
+    """By the clock of whoever recorded it, which may have been wrong."""
+    sequence: Mapped[int] = mapped_column(
+        BigInteger, default=_microseconds("recorded_at"), server_default="0"
+    )
+    """The order in which states were recorded: rises with every transaction, whatever clocks say;
+    ``records.Moment``."""
     crawl_id: Mapped[int | None] = mapped_column(ForeignKey("crawls.id"))
     """The crawl that recorded this state."""
     missing: Mapped[list[Any] | None] = mapped_column(_LIST_OR_NULL)
@@ -244,7 +261,7 @@ class SceneRow(SceneState, Base):
             postgresql_where=text("wanted_sha256 IS NOT NULL"),
         ),
         Index(None, "updated"),
-        Index(None, "recorded_at"),
+        Index(None, "sequence", "recorded_at"),
         Index(None, "acquisition", "tile"),
         Index(None, "snapshot_id"),
     )
@@ -308,10 +325,14 @@ class SceneRevisionRow(SceneState, Base):
     """Objects of band, href, size, etag, last_modified (ISO 8601), checksum, header_sha256,
     header_length, raster (null, or the fields of ``recorded.Raster``)."""
     replaced_at: Mapped[Instant]
+    replaced_by: Mapped[int] = mapped_column(
+        BigInteger, default=_microseconds("replaced_at"), server_default="0"
+    )
+    """``sequence`` of the state that followed."""
     __table_args__ = (
         UniqueConstraint("scene_id", "revision"),
         Index(None, "snapshot_id"),
-        Index(None, "recorded_at"),
+        Index(None, "sequence", "recorded_at"),
     )
 
 

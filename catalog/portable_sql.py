@@ -144,6 +144,11 @@ def name_fault(name: str) -> str | None:
     return None if size <= LONGEST_NAME else f"is longer than {LONGEST_NAME} bytes"
 
 
+def microseconds(moment: datetime) -> int:
+    """Since 1970."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """An instant: aware datetime in, aware UTC datetime out, to the microsecond.
 
@@ -166,7 +171,7 @@ class UtcDateTime(TypeDecorator[datetime]):
             return None
         if value.tzinfo is None:
             raise ValueError(f"naive datetime {value.isoformat()}: instants carry their zone")
-        return value if dialect.name == "postgresql" else (value - _EPOCH) // _MICROSECOND
+        return value if dialect.name == "postgresql" else microseconds(value)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         if value is None:

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     Connection,
@@ -53,7 +53,7 @@ from catalog.models import (
     SNAPSHOTS,
     STATE_COLUMNS,
 )
-from catalog.portable_sql import one_of, upsert
+from catalog.portable_sql import microseconds, one_of, upsert
 from catalog.recorded import DESCRIBED, Commit, IndexedScene
 from catalog.registry import collection_keys
 from catalog.scene import Scene, scene_to_json
@@ -68,7 +68,7 @@ def record_pending(
     *,
     now: datetime | None = None,
 ) -> None:
-    """Write down that these scenes are about to be indexed. Four statements for one collection.
+    """Write down that these scenes are about to be indexed. Five statements for one collection.
 
     A scene without a place in the store takes the item's metadata and is
     ``pending``. One that has a place keeps it with its metadata and stays
@@ -82,13 +82,15 @@ def record_pending(
     if not batch:
         return
     collections = collection_keys(connection, {name for name, _ in batch})
+    moment = _next_moment(connection, now)
     shared = {
         "repository_id": repository_id,
         "status": "pending",
         "revision": 0,
         "href_prefix": "",
         "attempts": 0,
-        "recorded_at": now or datetime.now(UTC),
+        "recorded_at": moment.at,
+        "sequence": moment.sequence,
         "crawl_id": crawl,
     }
     rows = [
@@ -235,7 +237,7 @@ def _record_states(
     scenes: Sequence[IndexedScene],
     place: Mapping[str, Any],
     crawl: int | None,
-    moment: datetime,
+    moment: Moment,
 ) -> None:
     """The new states of scenes, at ``place`` (branch and snapshot) or where each was."""
     batch = {indexed.scene.id: indexed for indexed in scenes}
@@ -257,7 +259,8 @@ def _record_states(
             | _NO_WORK
             | {
                 "repository_id": repository_id,
-                "recorded_at": moment,
+                "recorded_at": moment.at,
+                "sequence": moment.sequence,
                 "status": "indexed",
                 "revision": 1 + (old.revision if old else 0),
                 "root": indexed.root,
@@ -292,7 +295,7 @@ class _Withdrawal:
     branch_id: int
     commit: Commit
     crawl: int | None
-    moment: datetime
+    moment: Moment
 
     def record(self, connection: Connection, ids: Sequence[str]) -> None:
         """Those that are indexed on another branch meanwhile stay so; what is outstanding for
@@ -324,7 +327,8 @@ class _Withdrawal:
                         revision=SCENES.c.revision + 1,
                         snapshot_id=self.commit.snapshot_id,
                         refs_sha256=NO_REFERENCES,
-                        recorded_at=self.moment,
+                        recorded_at=self.moment.at,
+                        sequence=self.moment.sequence,
                         crawl_id=self.crawl,
                         **work,
                     )
@@ -354,16 +358,43 @@ def record_left(
     )
 
 
+class Moment(NamedTuple):
+    """When something is recorded.
+
+    Of the moments of a repository, in the order in which they were committed: ``sequence`` rises,
+    always. ``at`` is true wherever the clock of whoever recorded it was, and rises as long as
+    clocks differ by less than ``SKEW``. A clock that was far ahead so leaves wrong times on what
+    it recorded itself and on nothing after it, and places in the feed are places still.
+    """
+
+    at: datetime
+    sequence: int
+    """The microseconds of the clock, or one more than the last."""
+
+
+SKEW = timedelta(minutes=10)
+"""How much the clocks of machines that write may differ: within it, times are kept in order."""
+_MICROSECOND = timedelta(microseconds=1)
+
+
 def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _next_moment(connection: Connection, now: datetime | None) -> datetime:
-    """Later than any moment recorded so far, whatever the clock says: what is asked for since a
-    moment is never missed."""
-    last = connection.execute(select(func.max(SCENES.c.recorded_at))).scalar_one()
-    moment = now or _now()
-    return moment if last is None or moment > last else last + timedelta(microseconds=1)
+def _next_moment(connection: Connection, now: datetime | None) -> Moment:
+    """Behind all that is recorded. One statement."""
+    newest = (
+        select(SCENES.c.sequence, SCENES.c.recorded_at)
+        .order_by(SCENES.c.sequence.desc(), SCENES.c.recorded_at.desc())
+        .limit(1)
+    )
+    last = connection.execute(newest).first()
+    at = now or _now()
+    if last is None:
+        return Moment(at, microseconds(at))
+    if at <= last.recorded_at <= at + SKEW:
+        at = last.recorded_at + _MICROSECOND
+    return Moment(at, max(microseconds(at), last.sequence + 1))
 
 
 NO_REFERENCES = hashlib.sha256().hexdigest()
@@ -394,7 +425,7 @@ def _pending_statement(dialect: str) -> Any:
     again = old.wanted_sha256 == new.item_sha256
     changes: dict[str, Any] = {
         name: case((placed, old[name]), else_=new[name])
-        for name in (*DESCRIBED, *BOX, "warnings", "recorded_at", "crawl_id")
+        for name in (*DESCRIBED, *BOX, "warnings", "recorded_at", "sequence", "crawl_id")
     }
     changes["status"] = case((placed, old.status), else_="pending")
     changes["wanted_sha256"], changes["wanted"] = new.wanted_sha256, new.wanted
@@ -476,11 +507,12 @@ def _existing(
     return {row.item_id: row for row in connection.execute(statement)}
 
 
-def _keep_revisions(connection: Connection, keys: list[int], moment: datetime) -> None:
+def _keep_revisions(connection: Connection, keys: list[int], moment: Moment) -> None:
     files = remove_assets(connection, keys)
     state = select(SCENES.c.id.label("scene_id"), *(SCENES.c[name] for name in STATE_COLUMNS))
     states = connection.execute(state.where(one_of(SCENES.c.id, keys))).mappings().all()
+    replaced = {"replaced_at": moment.at, "replaced_by": moment.sequence}
     connection.execute(
         insert(SCENE_REVISIONS),
-        [dict(row) | {"assets": files[row["scene_id"]], "replaced_at": moment} for row in states],
+        [dict(row) | {"assets": files[row["scene_id"]]} | replaced for row in states],
     )

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from catalog.lookup import AsOf, Catalog
 
+_KINDS = {"datetime": "time", "cloud_cover": "number?", "id": "text", "updated": "time?"}
+"""Of what a question may be sorted by, in a token."""
 ITEMS = 500
 """Scenes that become items at a time: two statements, some megabytes."""
 
@@ -98,10 +100,13 @@ class Scenes:
         size = parse_limit(limit)
         assert size is not None
         query, left, after = self.query, self.query.limit, None
-        asked = [self._catalog._repository_key, query.fingerprint]
+        uid, asked = self._catalog._uid, query.fingerprint
         if token is not None:
-            repository, fingerprint, left, *place = read_token("page", token)
-            if [repository, fingerprint] != asked or len(place) != len(query.sort) + 1:
+            kinds = (_KINDS[name] for name, _ in query.sort)
+            fingerprint, left, *place = read_token(
+                "page", uid, token, ("text", "whole?", *kinds, "whole")
+            )
+            if fingerprint != asked or left == 0:
                 raise UsageError("this token is of the pages of another question")
             after = tuple(place)
         wanted = size if left is None else min(size, left)
@@ -113,7 +118,7 @@ class Scenes:
         left = None if left is None else left - wanted
         following = None
         if more and left != 0:
-            following = write_token("page", [*asked, left, *sort_values(query, found[-1])])
+            following = write_token("page", uid, [asked, left, *sort_values(query, found[-1])])
         return Page(tuple(found), following, self._catalog)
 
     def pages(self, size: int = 100) -> Iterator[Page]:

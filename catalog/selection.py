@@ -45,7 +45,7 @@ from catalog.models import (
     TILES,
 )
 from catalog.parse import Box
-from catalog.portable_sql import UtcDateTime, one_of_these, unindexed
+from catalog.portable_sql import one_of_these, unindexed
 from catalog.query import PER_TILE, Query
 from catalog.scene_rows import columns
 
@@ -69,7 +69,7 @@ _SORT = {
     "updated": "updated",
 }
 _KEYS = ("id", "repository_id", "collection_id", "item_id", "tile", "epsg")
-_MOMENT = bindparam("moment", type_=UtcDateTime())
+_THEN = bindparam("then", type_=SCENES.c.sequence.type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +155,14 @@ def values_of(
     places: Places,
     *,
     repository_id: int | None,
-    moment: datetime | None = None,
+    then: int | None = None,
     limit: int | None = None,
     after: Sequence[Any] | None = None,
 ) -> dict[str, Any]:
     """What the parameters of a statement of the shape of ``query`` stand for.
 
     Args:
-        moment: what ``query.as_of`` means.
+        then: the ``sequence`` that ``query.as_of`` means.
         after: the values of the sort keys of the last scene of the page before, and its number.
     """
     values: dict[str, Any] = {}
@@ -180,8 +180,8 @@ def values_of(
             values |= zip((f"{side}_{n}_{k}" for side in ("w", "s", "e", "n")), box, strict=True)
     if repository_id is not None:
         values["repository"] = repository_id
-    if moment is not None:
-        values["moment"] = moment
+    if then is not None:
+        values["then"] = then
     if limit is not None:
         values["limit"] = limit
     if after is not None:
@@ -243,21 +243,24 @@ def count_statement(shape: Shape) -> Select[Any]:
 
 
 def snapshot_moment() -> Select[Any]:
-    """When the commit of the snapshot :snapshot was recorded, in repository :repository.
+    """When the commit of the snapshot :snapshot was recorded, in repository :repository: sequence
+    and time of its last scene, as it is now and as it was; and when the commit was written.
 
     The moment of its scenes, wherever they are now; of a commit without scenes, its own.
     """
     known: ColumnElement[str] = bindparam("snapshot")
-    now = select(func.max(SCENES.c.recorded_at)).where(SCENES.c.snapshot_id == known)
-    before = select(func.max(SCENE_REVISIONS.c.recorded_at)).where(
-        SCENE_REVISIONS.c.snapshot_id == known
-    )
+
+    def of(table: Any) -> list[Any]:
+        mine = table.c.snapshot_id == known
+        return [select(func.max(table.c[name])).where(mine) for name in ("sequence", "recorded_at")]
+
     written = (
         select(SNAPSHOTS.c.written_at)
         .join(BRANCHES, BRANCHES.c.id == SNAPSHOTS.c.branch_id)
         .where(SNAPSHOTS.c.id == known, BRANCHES.c.repository_id == bindparam("repository"))
     )
-    return select(*(asked.scalar_subquery() for asked in (now, before, written)))
+    asked = (*of(SCENES), *of(SCENE_REVISIONS), written)
+    return select(*(each.scalar_subquery() for each in asked))
 
 
 def _ends(query: Query) -> dict[str, Any]:
@@ -274,7 +277,7 @@ def _ends(query: Query) -> dict[str, Any]:
 
 
 def _source(shape: Shape, name: str) -> Any:
-    """The scenes as they are, or as they were at :moment."""
+    """The scenes as they are, or as they were at :then."""
     if not shape.past:
         return SCENES if name == "scenes" else SCENES.alias(name)
     scene, then = SCENES.c, SCENE_REVISIONS.c
@@ -285,7 +288,7 @@ def _source(shape: Shape, name: str) -> Any:
         literal(0).label("attempts"),
         type_coerce(null(), scene.last_error.type).label("last_error"),
         type_coerce(null(), scene.next_attempt_at.type).label("next_attempt_at"),
-    ).where(scene.recorded_at <= _MOMENT)
+    ).where(scene.sequence <= _THEN)
     before = (
         select(
             *(scene[key] for key in _KEYS),
@@ -295,7 +298,7 @@ def _source(shape: Shape, name: str) -> Any:
             null(),
         )
         .select_from(SCENE_REVISIONS.join(SCENES, scene.id == then.scene_id))
-        .where(then.recorded_at <= _MOMENT, then.replaced_at > _MOMENT)
+        .where(then.sequence <= _THEN, then.replaced_by > _THEN)
     )
     return union_all(now, before).subquery(f"{name}_then")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from datetime import datetime
 
 import numpy as np
 from sqlalchemy import Connection, func, or_, select
@@ -22,7 +21,7 @@ MANY = 2000
 """More tiles than these are not listed: the boxes of scenes alone then choose as fast."""
 
 _NEWEST = select(
-    select(func.max(SCENES.c.recorded_at)).scalar_subquery(),
+    select(func.max(SCENES.c.sequence)).scalar_subquery(),
     select(func.max(SCENES.c.id)).scalar_subquery(),
 )
 _BOXES = select(TILES.c.tile, TILES.c.minx, TILES.c.miny, TILES.c.maxx, TILES.c.maxy)
@@ -33,7 +32,7 @@ class TileBoxes:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._version: tuple[datetime | None, int | None] | None = None
+        self._version: tuple[int | None, int | None] | None = None
         self._boxes: dict[str, tuple[float, ...]] = {}
         self._names: list[str] = []
         self._sides = np.empty((0, 4))
@@ -44,7 +43,7 @@ class TileBoxes:
         """For each place, given as boxes (minx <= maxx), the tiles whose box touches one of them.
 
         One statement, and another where scenes were recorded since the last time: whatever
-        makes a tile's box grow makes ``recorded_at`` or the number of a scene grow.
+        makes a tile's box grow makes ``sequence`` or the number of a scene grow.
 
         Returns:
             Names; None in place of more than ``MANY``.
@@ -76,7 +75,7 @@ class TileBoxes:
         if before is not None and before[0] is not None and before[1] is not None:
             # Only tiles of what was recorded since.
             tiles = select(SCENES.c.tile).where(
-                or_(SCENES.c.recorded_at >= before[0], SCENES.c.id > before[1])
+                or_(SCENES.c.sequence >= before[0], SCENES.c.id > before[1])
             )
             asked = asked.where(TILES.c.tile.in_(tiles))
         grown = {is_text(tile): tuple(box) for tile, *box in connection.execute(asked)}

@@ -160,11 +160,12 @@ def test_tokens_are_checked(recorder: Recorder, cat: catalog.Catalog) -> None:
             cat.search(sort="id").page(bad)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="another question"):
         cat.search(sort="id", tile="10TFR").page(token)
-    with pytest.raises(UsageError, match="another repository"):
-        cat.changes(write_token("changes", [99, START, 1]))
+    with pytest.raises(UsageError, match="another catalog"):
+        cat.changes(write_token("changes", "another", [99, 1]))
     with pytest.raises(UsageError, match="limit"):
         cat.search().page(limit=0)
-    assert read_token("k", write_token("k", [1, None, "é", START, 0.5])) == [
+    kinds = ("whole", "text?", "text", "time", "number")
+    assert read_token("k", "c", write_token("k", "c", [1, None, "é", START, 0.5]), kinds) == [
         1, None, "é", START, 0.5,
     ]  # fmt: skip
 

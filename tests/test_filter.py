@@ -108,7 +108,7 @@ def _revisions(rows: list[Row]) -> list[Row]:
         for revision, (begin, end) in enumerate(
             zip(ends, [*ends[1:], row["recorded_at"]], strict=True), 1
         ):
-            state = {name: row[name] for name in STATE_COLUMNS}
+            state = {name: row[name] for name in STATE_COLUMNS if name != "sequence"}
             state |= {"cloud_cover": rng.choice([None, 5.0]), "status": "indexed",
                       "recorded_at": begin, "revision": revision}  # fmt: skip
             found.append(state | {"scene_id": row["id"], "assets": [], "replaced_at": end})

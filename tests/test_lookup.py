@@ -148,7 +148,7 @@ def test_statements_per_question(crawled: Stack, statements: Statements) -> None
         assert cost(lambda: several[1].open(resolution=20)) == 0
         assert cost(lambda: cat.cube("10TFR")) == 1
         assert cost(lambda: cat.cube("10TFR", as_of=scene.snapshot_id)) == 5
-        assert cost(cat.status) == 7
+        assert cost(cat.status) == 8
 
 
 # Pixels

@@ -30,7 +30,8 @@ Rows = list[dict[str, Any]]
 
 NUMBERS = {
     "id", "repository_id", "collection_id", "branch_id", "scene_id", "crawl_id", "raster_id",
-    "recorded_at", "replaced_at", "updated_at", "written_at", "registered_at",
+    "recorded_at", "replaced_at", "sequence", "replaced_by", "updated_at", "written_at",
+    "registered_at",
 }  # fmt: skip
 """The catalog's own numbers, and when it wrote something down."""
 OF_ITEMS = {

@@ -373,7 +373,7 @@ def test_statements_do_not_grow_with_the_batch(
     with write_transaction(engine) as connection:
         with statements(engine) as seen:
             record_pending(connection, repository, scenes, crawl)
-        assert len(seen) == 4
+        assert len(seen) == 5
         with statements(engine) as seen:
             known_scenes(connection, repository, C1, [scene.id for scene in scenes])
         assert len(seen) == 1
