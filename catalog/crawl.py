@@ -27,6 +27,7 @@ from catalog.committer import Committer, Ready
 from catalog.database import read_transaction, write_transaction, write_twice
 from catalog.errors import CatalogError, HeaderError, SceneError, SourceError, UsageError
 from catalog.header import HeaderReader, Reads
+from catalog.identity import identify
 from catalog.json_values import band_list
 from catalog.memory import give_back_large_blocks
 from catalog.recovery import recover
@@ -164,7 +165,7 @@ class Crawl:
         started = time.monotonic()
         give_back_large_blocks()
         self._scope, self._ask = scope, ask
-        uid, location = self._repository.id, self._repository.location
+        uid, location = identify(self._engine, self._repository), self._repository.location
         sieve = Sieve(
             engine=self._engine,
             repository_id=0,

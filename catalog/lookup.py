@@ -26,6 +26,7 @@ from catalog import (
     assets,
     database,
     heads,
+    identity,
     item_rows,
     moments,
     opening,
@@ -130,6 +131,7 @@ class Catalog:
         self._tiles = TileBoxes()
         self._lock = threading.Lock()
         self._repository: Repository | None = None
+        self._checked: Repository | None = None
         # No repository has 0: a catalog without one holds nothing.
         self._repository_key = self._known.key if self._known else 0
         self._uid = self._known.uid if self._known else ""
@@ -172,14 +174,13 @@ class Catalog:
             return self._repository
 
     def _check_identity(self, opened: Repository) -> None:
-        if self._known and opened.id != self._known.uid:
+        if self._known is None or opened is self._checked:
+            return
+        if not identity.is_still(opened, self._known):
             with self._lock:
                 self._repository = None
-            raise ConfigError(
-                f"repository {opened.location} has the id {opened.id}, the one that the "
-                f"catalog knows there has {self._known.uid}: run `cogcat init` if it was "
-                "replaced"
-            )
+            raise ConfigError(identity.other_id(opened, self._known))
+        self._checked = opened
 
     def search(
         self,
@@ -532,7 +533,9 @@ class Catalog:
             opened = self._open_repository()
         except ConfigError:
             return None
-        return opened.id
+        # Of a place that the database does not know: not what others have made of ``main`` since.
+        first = opened.first_id()
+        return first[1] if first else opened.id
 
     def _open_repository(self) -> Repository:
         settings = self.settings

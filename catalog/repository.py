@@ -71,6 +71,8 @@ MOST_NAMES = 100_000
 """Scenes that one commit can name; a crawl's batch has ``crawl.BATCH``."""
 LONGEST_NAME = 1_024
 """Bytes of a scene's id that is found in a repository; later ones have 255 at most."""
+MOST_OF_MAIN = 100
+"""Commits of ``main`` that are looked at for an id, from the first; ours is the second."""
 INITS = 50
 """Tenths of a second for another process to make the same repository."""
 _AT_ONCE = r"clean prefixes|was updated after|config was updated|already exists"
@@ -202,7 +204,7 @@ class Repository:
         self.location = absolute(location)
         self.icechunk = icechunk_repository
 
-    @cached_property
+    @property
     def id(self) -> str:
         """A UUID, made with the repository and kept in the attributes of ``main``'s root: it stays
         when the repository is moved, or addressed in another way.
@@ -210,16 +212,40 @@ class Repository:
         Raises:
             ConfigError: it has none: cogcat did not make it.
         """
-        document = self._main_document()
-        attributes = document.get("attributes", {}) if document else {}
-        about = attributes.get("cogcat") if isinstance(attributes, dict) else None
-        found = about.get("id") if isinstance(about, dict) else None
-        if not isinstance(found, str) or not found:
+        if self.said_id is None:
             raise ConfigError(
                 f"repository {self.location} was not made by cogcat (its main branch has no id): "
                 "name another place: `cogcat init --repository ELSEWHERE` makes one there"
             )
-        return found
+        return self.said_id
+
+    @cached_property
+    def said_id(self) -> str | None:
+        """``id`` as ``main`` says it now, where it says one: anyone may have committed to it."""
+        with storage_errors(self.location):
+            return patiently(
+                self.location, lambda: _id_in(self.icechunk.readonly_session(branch="main"))
+            )
+
+    def first_id(self) -> tuple[str, str] | None:
+        """The oldest commit of ``main`` that says an id, and that id: what the repository was made
+        with, whoever has committed to ``main`` since."""
+
+        def read() -> tuple[str, str] | None:
+            for info in list(self.icechunk.ancestry(branch="main"))[::-1][:MOST_OF_MAIN]:
+                found = _id_in(self.icechunk.readonly_session(snapshot_id=info.id))
+                if found is not None:
+                    return info.id, found
+            return None
+
+        with storage_errors(self.location):
+            return patiently(self.location, read)
+
+    def introduce_again(self, uid: str) -> None:
+        """Writes ``main`` anew, with ``uid`` as the repository's id and nothing else."""
+        self.reset("main", self.first_snapshot())
+        with self.writing(), store_errors(f"branch main of {self.location}"):
+            self._say(uid)
 
     @classmethod
     def open(
@@ -342,20 +368,18 @@ class Repository:
         with self.writing():
             commits = sum(1 for _ in islice(self.icechunk.ancestry(branch="main"), 2))
             if commits > 1 or self.branches():
-                return self.id
-            session = self.icechunk.writable_session("main")
-            put_documents(session.store, {"zarr.json": main_document(str(uuid.uuid4()))})
+                return first[1] if (first := self.first_id()) else self.id
             # Another `cogcat init` at the same moment may be first: then its id is the one.
             with contextlib.suppress(icechunk.ConflictError):
-                session.commit("cogcat: what this repository is")
+                self._say(str(uuid.uuid4()))
         return self.id
 
-    def _main_document(self) -> dict[str, Any] | None:
-        def read() -> dict[str, Any] | None:
-            return read_document(self.icechunk.readonly_session(branch="main").store, "zarr.json")
-
-        with storage_errors(self.location):
-            return patiently(self.location, read)
+    def _say(self, uid: str) -> None:
+        """Commits to ``main`` what this repository is."""
+        session = self.icechunk.writable_session("main")
+        put_documents(session.store, {"zarr.json": main_document(uid)})
+        session.commit("cogcat: what this repository is")
+        self.__dict__.pop("said_id", None)
 
     @property
     def containers(self) -> dict[str, str]:
@@ -434,6 +458,7 @@ class Repository:
                     self.icechunk.reset_branch(branch, snapshot_id)
                 else:
                     self.icechunk.create_branch(branch, snapshot_id)
+                self.__dict__.pop("said_id", None)
             except (icechunk.SnapshotNotFoundError, icechunk.InvalidInputError) as error:
                 raise StoreError(
                     f"branch {branch}: {self.location} has no snapshot {snapshot_id} any more: put "
@@ -471,6 +496,15 @@ class Repository:
         path = Path(self.location)
         with FileLock(path.with_name(f".{path.name}.lock")):
             yield
+
+
+def _id_in(session: icechunk.Session) -> str | None:
+    """The repository's id in a snapshot of ``main``, which anyone may have written."""
+    document = read_document(session.store, "zarr.json")
+    attributes = document.get("attributes") if isinstance(document, dict) else None
+    about = attributes.get("cogcat") if isinstance(attributes, dict) else None
+    found = about.get("id") if isinstance(about, dict) else None
+    return found if isinstance(found, str) and found else None
 
 
 def _snapshot(info: icechunk.SnapshotInfo) -> Snapshot:

@@ -16,6 +16,7 @@ from catalog import database, known, lease, registry
 from catalog.crawl import Crawl
 from catalog.errors import CatalogError, UsageError
 from catalog.header import HeaderReader, Reads
+from catalog.identity import check_main, identify, reset_main
 from catalog.item_file import read_items
 from catalog.item_shelf import ItemShelf
 from catalog.lease import LeaseRecord
@@ -65,9 +66,11 @@ def set_up(settings: Settings) -> SetUp:
             repository = Repository.create(
                 settings.repository, settings.sources, settings.repository_options
             )
+            check_main(repository)
             database.migrate(engine)
+            uid = identify(engine, repository, replaced=True)
             with database.write_transaction(engine) as connection:
-                registry.register_repository(connection, repository.id, repository.location)
+                registry.register_repository(connection, uid, repository.location)
                 registry.register_sources(connection, settings.sources)
         return SetUp(
             database.shown(settings.database),
@@ -139,7 +142,7 @@ def origins(settings: Settings, ids: Sequence[str], collection: str | None = Non
     """
     engine, repository = open_catalog(settings)
     try:
-        uid = repository.id
+        uid = identify(engine, repository)
         with database.read_transaction(engine) as connection:
             known_here = registry.known_repositories(connection)
             key = next((one.key for one in known_here if one.uid == uid), 0)
@@ -183,7 +186,8 @@ def repair(settings: Settings, *, wait: float | None = 0.0, reset: Sequence[str]
 
     Args:
         reset: branches to set back to their recorded heads first: what others, or crawls that
-            died, committed since is no more in their histories.
+            died, committed since is no more in their histories. ``main``: to what it said of the
+            repository.
 
     Raises:
         UsageError: the catalog records no branch of ``reset``.
@@ -194,9 +198,11 @@ def repair(settings: Settings, *, wait: float | None = 0.0, reset: Sequence[str]
     """
     engine, repository = open_catalog(settings)
     try:
+        if "main" in reset:
+            reset_main(engine, repository)
         key = _register(engine, repository)
         with lease.held(engine, key, wait=wait):
-            reset_branches(engine, repository, key, reset)
+            reset_branches(engine, repository, key, [name for name in reset if name != "main"])
             return asyncio.run(
                 recover(engine, repository, key, HeaderReader(settings.sources), None)
             )
@@ -247,7 +253,9 @@ def rebuild(
     if stac is not None and items is not None:
         raise UsageError("give an API or a file of items, not both")
     repository = Repository.open(settings.repository, settings.sources, settings.repository_options)
-    uid = repository.id
+    # One that is refused leaves no new database behind.
+    check_main(repository)
+    _ = repository.id
     engine = database.open_engine(settings.database)
     with ExitStack() as opened:
         opened.callback(engine.dispose)
@@ -259,6 +267,7 @@ def rebuild(
         elif items is not None:
             find = opened.enter_context(ItemShelf(read_items(items))).find
         database.migrate(engine)
+        uid = identify(engine, repository)
         with database.write_transaction(engine) as connection:
             key = registry.register_repository(connection, uid, repository.location)
             registry.register_sources(connection, settings.sources)
@@ -306,5 +315,6 @@ def keep_up(
 
 
 def _register(engine: Engine, repository: Repository) -> int:
+    uid = identify(engine, repository)
     with database.write_transaction(engine) as connection:
-        return registry.register_repository(connection, repository.id, repository.location)
+        return registry.register_repository(connection, uid, repository.location)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from datetime import timedelta
 from pathlib import Path
 
 import icechunk
@@ -12,9 +13,10 @@ import pytest
 from sqlalchemy import make_url
 from stacks import C1, SCENES, TILES, Stack
 
-from catalog.errors import ConfigError, NotFoundError
+from catalog.errors import ConfigError, NotFoundError, StoreError
 from catalog.repository import Repository, put_documents
 from catalog.settings import load_settings
+from catalog.setup import keep_up, rebuild, repair
 
 pytest_plugins = ["stacks"]
 
@@ -132,10 +134,13 @@ def test_one_repository_in_place_of_another_is_noticed(filled: Stack) -> None:
         assert cat.search().count() == SCENES
         with pytest.raises(ConfigError, match=f"has the id {made.id}.*cogcat init"):
             cat.cube(TILE)
-    assert filled.crawl(dry_run=True).new == SCENES
+    for dry in (True, False):
+        with pytest.raises(ConfigError, match=f"has the id {made.id}.*cogcat init"):
+            filled.crawl(dry_run=dry)
     filled.init()
     with filled.connect() as cat:
         assert cat.search().count() == 0
+    assert filled.crawl(dry_run=True).new == SCENES
     filled.location += "-old"
     filled.write_config()
     with filled.connect() as cat:
@@ -159,6 +164,104 @@ def test_a_repository_the_database_does_not_know(filled: Stack) -> None:
     filled.write_config()
     with pytest.raises(ConfigError, match=r"no repository at .*; the database holds .*name one"):
         filled.connect()
+
+
+def _say(repository: Repository, uid: object) -> str:
+    """What others commit to ``main``."""
+    session = repository.icechunk.writable_session("main")
+    about = {} if uid is None else {"cogcat": {"id": uid}}
+    document = {"zarr_format": 3, "node_type": "group", "attributes": about}
+    put_documents(session.store, {"zarr.json": document})
+    return str(session.commit("another's"))
+
+
+def test_a_main_that_others_changed_makes_no_new_repository(filled: Stack) -> None:
+    """Neither an empty catalog nor scenes of another: crawls stop, and readers go on."""
+    repository = filled.repository()
+    mine, here = repository.id, filled.location
+    _other(filled, "two")
+    filled.init()
+    second = filled.repository().id
+    filled.location = here
+    filled.write_config()
+    filled.init()
+
+    def everything() -> list[object]:
+        return [
+            filled.everything(),
+            filled.rows("SELECT id, uid, location FROM repositories ORDER BY id"),
+        ]
+
+    before = everything()
+    # On top of ours or in its place: a new id, none, that of another that the database knows.
+    on_top: list[tuple[bool, str | None]] = [(False, "new"), (False, None), (False, second)]
+    for anew, said in [*on_top, (True, "new"), (True, second)]:
+        if anew:
+            repository.reset("main", repository.first_snapshot())
+        snapshot = _say(repository, said)
+        for call in (
+            filled.init,
+            filled.crawl,
+            lambda: filled.crawl(dry_run=True),
+            lambda: repair(filled.settings),
+            lambda: rebuild(filled.settings),
+            lambda: keep_up(filled.settings, keep=timedelta(days=1)),
+        ):
+            with pytest.raises(StoreError, match=f"branch main of {repository.location}") as caught:
+                call()
+            for part in (snapshot, mine, "cogcat repair --reset main"):
+                assert part in str(caught.value)
+        assert everything() == before
+        _reads(filled)
+        if not anew:
+            with filled.connect() as cat:
+                assert cat.repository.location == repository.location
+        assert filled.cli("repair", "--reset", "main").exit_code == 0
+        assert filled.repository().id == mine
+    repository.reset("main", repository.first_snapshot())
+    for call, reason in [(filled.init, "has no id"), (filled.crawl, "says that .* is None")]:
+        with pytest.raises((ConfigError, StoreError), match=reason):
+            call()
+    _reads(filled)
+    repair(filled.settings, reset=["main"])
+    filled.init()
+    assert filled.crawl().unchanged == SCENES
+    assert everything() == before
+
+
+def _reads(stack: Stack) -> None:
+    with stack.connect() as cat:
+        assert cat.search().count() == SCENES
+        cube = cat.cube(TILE, resolution=20, bands=["red"])
+        assert cube.sizes["time"] == SCENES // len(TILES)
+
+
+def test_a_moved_repository_with_a_forged_main(filled: Stack, tmp_path: Path) -> None:
+    """The database does not know the place: readers find it by the id it was made with."""
+    if filled.moto:
+        pytest.skip("a directory is moved")
+    _say(filled.repository(), "another")
+    _move(filled, tmp_path / "elsewhere")
+    _reads(filled)
+    for call in (filled.init, filled.crawl):
+        with pytest.raises(StoreError, match="says that the repository is 'another'"):
+            call()
+    repair(filled.settings, reset=["main"])
+    assert filled.crawl().unchanged == SCENES
+
+
+def test_a_database_that_is_lost_is_not_rebuilt_under_a_forged_id(
+    filled: Stack, tmp_path: Path
+) -> None:
+    repository = filled.repository()
+    mine = repository.id
+    _say(repository, "another")
+    filled.database = f"sqlite:///{tmp_path / 'new.db'}"
+    filled.write_config()
+    for call in (filled.init, lambda: rebuild(filled.settings)):
+        with pytest.raises(StoreError, match=f"said {mine} first"):
+            call()
+    assert not (tmp_path / "new.db").exists()
 
 
 def _foreign(path: Path, *, attributes: dict[str, object]) -> None:

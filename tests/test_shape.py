@@ -57,7 +57,7 @@ ORDER = [
     {"registry", "tiles", "assets", "failures", "known", "records", "heads", "placed", "status"},
     {"filter_tree", "filter_cql2", "query", "tokens", "filter_sql", "scene_rows"},
     {"selection", "tile_boxes", "answers"},
-    {"item_rows", "changes", "lease", "expiry", "watches", "report", "revisit"},
+    {"item_rows", "changes", "lease", "expiry", "watches", "report", "revisit", "identity"},
     {"recovery", "committer", "sieve", "sync", "crawl", "rebuild", "upkeep"},
     {"moments", "stored_scene", "overview", "search_result", "lookup", "preview"},
     {"setup", "__init__"},
@@ -81,6 +81,7 @@ SQL = {
     "catalog.changes", "catalog.item_rows", "catalog.placed",
 }  # fmt: skip
 COMPOSERS = {
+    "identity",
     "recovery",
     "committer",
     "crawl",
