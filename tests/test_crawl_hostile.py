@@ -475,3 +475,31 @@ def test_options_that_can_be_repeated_add_up_and_others_are_refused(local_stack:
         done = stack.cli("crawl", *empty)
         assert done.exit_code == 2
         assert "it is empty" in done.stderr
+
+
+# A source that answers is not away
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"status": 404},
+        {"status": 403},
+        {"status": 400},
+        {"body": b"<html>no</html>"},
+        {"body": b""},
+        {"status": 200, "body": b"not a file of yours"},
+    ],
+    ids=["404", "403", "400", "nonsense", "empty", "whole"],
+)
+def test_files_that_are_answered_in_a_row_are_no_silence(
+    local_stack: Stack, monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any]
+) -> None:
+    stack = local_stack
+    monkeypatch.setattr(header, "GONE", 2)
+    for item in stack.items[1:]:
+        item["assets"]["scl"].pop("file:size", None)
+        stack.server.misbehave(stack.href(item, "scl"), **answer)
+    report = stack.crawl(bands=["scl"])
+    assert (report.indexed, report.failed) == (1, SCENES - 1)
+    assert stack.rows("SELECT outcome FROM crawls") == [("done",)]
