@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, TypeGuard
 
 from sqlalchemy import Connection, Engine
@@ -41,8 +41,6 @@ UNKNOWN = "unknown"
 """The collection of items that name none, where none was asked for."""
 REMEMBERED = 65_536
 """Scenes that a dry run, which records none, remembers so as to count each once."""
-SKEW = timedelta(minutes=10)
-"""That a source's clock may be ahead of ours."""
 NAMELESS = "an item without an id"
 LONGEST_NAME = 255
 """Bytes of an id or a collection that are recorded."""
@@ -123,18 +121,17 @@ class Sieve:
         scenes: dict[_Key, Scene] = {}
         served: dict[_Key, Mapping[str, Any]] = {}
         bad: list[tuple[Any, ItemError]] = []
-        horizon = datetime.now(UTC) + SKEW
         newest = self.report.watermark
         for document in documents:
             self.report.found += 1
             try:
-                scene = self._read_item(document, self.bands, horizon)
+                scene = self._read_item(document, self.bands)
             except BaseException as error:
                 if is_everyones(error):
                     raise
                 bad.append((document, _item_error(document, error)))
                 continue
-            if scene.updated is not None and scene.updated <= horizon:
+            if scene.updated is not None:
                 newest = max(newest or scene.updated, scene.updated)
             key = (scene.collection, scene.id)
             if key not in self.in_hand and _is_newer(scene, scenes.get(key)):
@@ -402,14 +399,11 @@ class Sieve:
         held = before.bands | before.missing if before else frozenset()
         if self.bands is None or held <= set(self.bands):
             return scene
-        horizon = datetime.now(UTC) + SKEW
-        return self._read_item(document, sorted({*self.bands, *held}), horizon)
+        return self._read_item(document, sorted({*self.bands, *held}))
 
-    def _read_item(
-        self, document: Mapping[str, Any], bands: Sequence[str] | None, horizon: datetime
-    ) -> Scene:
+    def _read_item(self, document: Mapping[str, Any], bands: Sequence[str] | None) -> Scene:
         """The scene of an item, fit to be indexed as it is asked for here."""
-        scene = _checked_times(scene_from_item(document, bands=bands), horizon)
+        scene = scene_from_item(document, bands=bands)
         for what, name in (("id", scene.id), ("collection", scene.collection)):
             if not _is_name(name):
                 raise ItemError(f"its {what} has more than {LONGEST_NAME} bytes")
@@ -444,16 +438,6 @@ class Sieve:
                 item_sha256=digest,
             )
         self.report.fail(scene, error, self.crawl_id)
-
-
-def _checked_times(scene: Scene, horizon: datetime) -> Scene:
-    """``scene``, with a warning for each of its times that no clock can have shown yet."""
-    notes = []
-    if scene.updated is not None and scene.updated > horizon:
-        notes.append(f"updated lies in the future, {scene.updated:%Y-%m-%d}: it is not believed.")
-    if scene.datetime > horizon:
-        notes.append(f"datetime lies in the future, {scene.datetime:%Y-%m-%d}.")
-    return replace(scene, warnings=(*scene.warnings, *notes)) if notes else scene
 
 
 def _item_error(document: Any, error: BaseException) -> ItemError:
