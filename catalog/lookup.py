@@ -146,7 +146,14 @@ class Catalog:
         return f"<Catalog {where}, {self.settings.repository}>"
 
     def close(self) -> None:
-        """Gives the database connections back."""
+        """Gives the connections back: to the database, to the repository, to the files' servers.
+
+        What was opened before goes on to be read, and keeps those that it needs until it is gone;
+        a catalog that is used again opens others.
+        """
+        with self._lock:
+            self._repository = None
+        self._store.cache_clear()
         self._engine.dispose()
 
     def __enter__(self) -> Catalog:
