@@ -509,8 +509,8 @@ def test_where_a_tile_lies(tile: str, transform: tuple[int, int]) -> None:
 def test_every_square_lies_in_its_zone_and_band() -> None:
     """Where a band ends, squares of both bands share a row of letters."""
     for band, south in zip("CDEFGHJKLMNPQRSTUVWX", range(-80, 80, 8), strict=True):
-        for zone in (1, 2, 3, 30, 60):
-            for row in "ABCDEFGHJKLMNPQRSTUV":
+        for zone in (2, 30, 60):
+            for row in "AEKQV":
                 columns = (
                     ("VW", "DE", "MN")[zone % 3] if abs(south) < 60 else ("W", "E", "N")[zone % 3]
                 )
