@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeGuard
 
 from sqlalchemy import Connection, Engine
@@ -41,6 +41,8 @@ UNKNOWN = "unknown"
 """The collection of items that name none, where none was asked for."""
 REMEMBERED = 65_536
 """Scenes that a dry run, which records none, remembers so as to count each once."""
+SKEW = timedelta(minutes=10)
+"""That a source's clock may be ahead of ours and still move a watermark on."""
 NAMELESS = "an item without an id"
 LONGEST_NAME = 255
 """Bytes of an id or a collection that are recorded."""
@@ -131,7 +133,7 @@ class Sieve:
                     raise
                 bad.append((document, _item_error(document, error)))
                 continue
-            if scene.updated is not None:
+            if scene.updated is not None and not _is_ahead(scene.updated):
                 newest = max(newest or scene.updated, scene.updated)
             key = (scene.collection, scene.id)
             if key not in self.in_hand and _is_newer(scene, scenes.get(key)):
@@ -404,6 +406,9 @@ class Sieve:
     def _read_item(self, document: Mapping[str, Any], bands: Sequence[str] | None) -> Scene:
         """The scene of an item, fit to be indexed as it is asked for here."""
         scene = scene_from_item(document, bands=bands)
+        if scene.updated is not None and _is_ahead(scene.updated):
+            note = "updated lies ahead of the clock: it moves no watermark."
+            scene = replace(scene, warnings=(*scene.warnings, note))
         for what, name in (("id", scene.id), ("collection", scene.collection)):
             if not _is_name(name):
                 raise ItemError(f"its {what} has more than {LONGEST_NAME} bytes")
@@ -438,6 +443,10 @@ class Sieve:
                 item_sha256=digest,
             )
         self.report.fail(scene, error, self.crawl_id)
+
+
+def _is_ahead(moment: datetime) -> bool:
+    return moment > datetime.now(UTC) + SKEW
 
 
 def _item_error(document: Any, error: BaseException) -> ItemError:

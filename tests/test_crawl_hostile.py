@@ -393,6 +393,18 @@ def test_a_time_that_lies_ahead_moves_no_watermark(stack: Stack) -> None:
     assert datetime.now(UTC) > watch.watermark
 
 
+def test_a_clock_that_is_hours_ahead_moves_no_watermark(local_stack: Stack) -> None:
+    """The border believes a day: zones are mixed up. A watermark of now would pass over what is
+    published with its own, earlier time."""
+    item = item_at(local_stack, "10TFR", DATES[0])
+    others = [i["properties"]["updated"] for i in local_stack.items if i is not item]
+    item["properties"]["updated"] = (datetime.now(UTC) + timedelta(hours=12)).isoformat()
+    report = local_stack.crawl(bands=["scl"])
+    assert report.watermark == datetime.fromisoformat(max(others))
+    with local_stack.connect() as cat:
+        assert "ahead of the clock" in cat.scene(item["id"]).warnings[0]
+
+
 def test_a_clock_that_is_a_little_ahead_is_believed(local_stack: Stack) -> None:
     item = item_at(local_stack, "10TFR", DATES[0])
     item["properties"]["updated"] = (datetime.now(UTC) + timedelta(minutes=5)).isoformat()
