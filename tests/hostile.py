@@ -1,7 +1,8 @@
 """A hostile world: STAC answers and files that mean harm, among honest ones, on the loopback.
 
-``POISONED_ITEMS``, ``POISONED_FILES`` and ``LIES`` are what there is of each kind; ``HostileServer``
-serves them, on two addresses of the loopback, of which the second is a host that nobody allowed.
+``POISONED_ITEMS``, ``POISONED_FILES`` and ``LIES`` are what there is of each kind;
+``HostileServer`` serves them, on two addresses of the loopback, of which the second is a host that
+nobody allowed.
 ``Commands`` runs ``cogcat`` in a process of its own whose memory is bounded and measured.
 
     python tests/hostile.py
@@ -672,7 +673,8 @@ class Commands:
         self._process.wait(timeout=30)
 
     def run(self, *words: str) -> Ran:
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(words) + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()

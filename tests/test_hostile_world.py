@@ -1,6 +1,6 @@
-"""Honest items and files among poisoned ones of every kind, in any order, under lying answers: every
-honest scene is indexed with the right references, nothing but the tree of ``CatalogError`` comes
-out, memory is bounded, and no secret that went in comes out.
+"""Honest items and files among poisoned ones of every kind, in any order, under lying answers:
+every honest scene is indexed with the right references, nothing but the tree of ``CatalogError``
+comes out, memory is bounded, and no secret that went in comes out.
 
 ``COGCAT_EXAMPLES=200 pytest tests/test_hostile_world.py -n 0`` tries so many worlds.
 """
