@@ -313,7 +313,13 @@ class Crawl:
             if not due:
                 return
             last = due[-1]
-            there = await asyncio.to_thread(list, self._ask(due))
+            there: list[Mapping[str, Any]] = []
+            try:
+                there = await asyncio.to_thread(list, self._ask(due))
+            except (SourceError, UsageError) as error:
+                # An API that cannot be asked for items by their ids has all else to give; one that
+                # is away says so when it is searched.
+                log.warning("items that could not be read are not asked for again: %s", error)
             await self._index(there, sieve, committer, reader)
             if gone := sorted(set(due) - set(_ids(there))):
                 await asyncio.to_thread(sieve.postpone_items, gone)
