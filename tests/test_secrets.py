@@ -150,6 +150,9 @@ def planted(stack: Stack, evil: str) -> None:
             lambda href: href.replace("://", f"://u:{WORD}@"),
             lambda href: href.replace("://", f"://{WORD}@"),
             lambda href: f"{href}?sig={WORD}",
+            lambda href: f"{href}?X-Amz-Security-Token={WORD}&a=1",
+            lambda href: f"{href}?api%5Fkey={WORD}",
+            lambda href: f"{href}#token={WORD}",
             lambda href: f"{evil}/redirect/a.tif",
             lambda href: f"{evil}/files/a.tif",
         )
