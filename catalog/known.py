@@ -28,9 +28,9 @@ from sqlalchemy.types import NullType
 
 from catalog.assets import read_assets
 from catalog.errors import SceneError, first_line
-from catalog.models import ASSETS, BRANCHES, COLLECTIONS, ITEM_FAILURES, SCENES
+from catalog.models import ASSETS, BRANCHES, COLLECTIONS, ITEM_FAILURES, SCENE_REVISIONS, SCENES
 from catalog.portable_sql import one_of
-from catalog.recorded import DESCRIBED, IndexedState, KnownScene
+from catalog.recorded import DESCRIBED, IndexedState, Instant, KnownScene
 from catalog.scene import Scene, scene_from_json
 
 
@@ -200,6 +200,44 @@ def scenes_elsewhere(
     for name, item in connection.execute(statement):
         found.setdefault(name, []).append(item)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedPlace:
+    """Where an item is indexed, and what is to be compared with one of its id elsewhere."""
+
+    tile: str
+    datetime: Instant
+    updated: Instant | None
+    left: frozenset[str]
+    """``item_sha256`` of the items that it was indexed from before."""
+
+
+def indexed_places(
+    connection: Connection, repository_id: int, collection: str, ids: Iterable[str]
+) -> dict[str, IndexedPlace]:
+    """Places of those of these items that are indexed. Two statements."""
+    scene, then = SCENES.c, SCENE_REVISIONS.c
+    mine = (
+        (scene.repository_id == repository_id)
+        & (COLLECTIONS.c.name == collection)
+        & (scene.status == "indexed")
+        & one_of(scene.item_id, list(ids))
+    )
+    joined = SCENES.join(COLLECTIONS, COLLECTIONS.c.id == scene.collection_id)
+    left: dict[str, set[str]] = {}
+    earlier = (
+        select(scene.item_id, then.item_sha256)
+        .select_from(joined.join(SCENE_REVISIONS, then.scene_id == scene.id))
+        .where(mine)
+    )
+    for item, digest in connection.execute(earlier):
+        left.setdefault(item, set()).add(digest)
+    now = select(scene.item_id, scene.tile, scene.datetime, scene.updated).select_from(joined)
+    return {
+        item: IndexedPlace(tile, moment, updated, frozenset(left.get(item, ())))
+        for item, tile, moment, updated in connection.execute(now.where(mine))
+    }
 
 
 def outstanding_scenes(

@@ -23,7 +23,9 @@ from catalog.errors import ConfigError, HeaderError, ItemError, SceneError
 from catalog.item import item_sha256, scene_from_item
 from catalog.json_values import band_list
 from catalog.known import (
+    IndexedPlace,
     indexed_href,
+    indexed_places,
     indexed_states,
     known_scenes,
     outstanding_scenes,
@@ -78,7 +80,24 @@ def _is_newer(scene: Scene, other: Scene | None) -> bool:
         return True
     never = datetime.min.replace(tzinfo=UTC)
     log.warning("%s: two items of this id lie on %s and %s", scene.id, other.tile, scene.tile)
-    return (scene.updated or never, scene.tile) > (other.updated or never, other.tile)
+    return (scene.updated or never, scene.datetime, scene.tile) > (
+        other.updated or never,
+        other.datetime,
+        other.tile,
+    )
+
+
+def _is_superseded(scene: Scene, place: IndexedPlace) -> bool:
+    """Whether an item on another tile than the one of its id that is indexed is older than that:
+    by ``updated``; where that does not tell, an item that was indexed before and left is, or comes
+    back for good, by its time and tile. So a source that goes on serving both changes nothing."""
+    updated = None if scene.updated and _is_ahead(scene.updated) else scene.updated
+    if updated and place.updated and updated != place.updated:
+        return updated < place.updated
+    return scene.item_sha256 in place.left and (scene.datetime, scene.tile) < (
+        place.datetime,
+        place.tile,
+    )
 
 
 @dataclass(slots=True)
@@ -198,6 +217,7 @@ class Sieve:
                 known = known_scenes(
                     connection, self.repository_id, collection, [s.id for s in members]
                 )
+                members = self._not_superseded(connection, collection, members, known)
                 wanted = [
                     self._with_bands(scene, known, served[collection, scene.id])
                     for scene in members
@@ -213,6 +233,38 @@ class Sieve:
             for document, fault in bad:
                 self._fail_item(connection, document, fault)
         return work
+
+    def _not_superseded(
+        self,
+        connection: Connection,
+        collection: str,
+        scenes: list[Scene],
+        known: Mapping[str, KnownScene],
+    ) -> list[Scene]:
+        """``scenes`` without those that ``_is_superseded``; they count as unchanged."""
+        moving = [
+            scene.id
+            for scene in scenes
+            if (before := known.get(scene.id))
+            and before.status == "indexed"
+            and before.branch != f"{collection}/{scene.tile}"
+            and before.wanted_sha256 != scene.item_sha256
+        ]
+        if not moving:
+            return scenes
+        places = indexed_places(connection, self.repository_id, collection, moving)
+        kept = []
+        for scene in scenes:
+            place = places.get(scene.id)
+            if place is None or not _is_superseded(scene, place):
+                kept.append(scene)
+                continue
+            log.warning(
+                "%s: an item of this id on %s is older than the one that is indexed on %s",
+                scene.id, scene.tile, place.tile,
+            )  # fmt: skip
+            self.report.unchanged += 1
+        return kept
 
     def _register(self, connection: Connection, collection: str, members: Sequence[Scene]) -> None:
         """Its dialect is what most of the items with any marks have."""

@@ -184,6 +184,39 @@ def test_two_items_of_one_id_in_one_answer(stack: Stack, backwards: bool) -> Non
     assert stack.crawl(items=documents).commits == 0
 
 
+@pytest.mark.parametrize("updated", ["newer", "same"])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_two_items_of_one_id_on_different_pages(
+    stack: Stack, updated: str, backwards: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Crawl by crawl, whichever comes first: one of them stays, and nothing more is done."""
+    monkeypatch.setattr("catalog.crawl.PAGE", 1)
+    item = item_at(stack, OLD, DATE)
+    moved = move(stack)
+    for found in (item, moved):
+        if updated == "same":
+            found["properties"]["updated"] = "2023-05-01T00:00:00Z"
+    pair = [moved, item] if backwards else [item, moved]
+    text = json.dumps([pair[0], *[one for one in stack.items if one is not moved], pair[1]])
+    documents = json.loads(text.replace(stack.server.archive.base_url, stack.server.url))
+    counts = [stack.crawl(items=documents).commits for _ in range(5)]
+    assert counts[-2:] == [0, 0], counts
+    if updated == "newer":
+        assert not any(counts[1:])
+    assert_moved(stack, moved["id"], 1)
+    # What the source then says later is taken, wherever it is.
+    back = copy.deepcopy(item)
+    back["properties"]["updated"] = "2024-06-01T00:00:00Z"
+    documents = json.loads(
+        json.dumps([back]).replace(stack.server.archive.base_url, stack.server.url)
+    )
+    assert stack.crawl(items=documents).indexed == 1
+    with stack.connect() as cat:
+        assert cat.scene(moved["id"]).tile == OLD
+    if stack.name == "sqlite+local":
+        world(stack)
+
+
 def test_a_tile_that_loses_its_only_scene(stack: Stack) -> None:
     for date in (DATE, "2023-02-03"):
         moved = move(stack, date)
