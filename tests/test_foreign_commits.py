@@ -36,11 +36,13 @@ BRANCH = f"{C1}/{TILE}"
 Store = icechunk.IcechunkStore
 
 
-@pytest.fixture(scope="module")
-def filled(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, small_archive: Archive
+@contextlib.contextmanager
+def _filled(
+    name: str,
+    request: pytest.FixtureRequest,
+    factory: pytest.TempPathFactory,
+    small_archive: Archive,
 ) -> Iterator[Stack]:
-    """Two scenes of one tile and one of another; to be copied."""
     archive = small_archive.rebased(small_archive.base_url)
     items = archive.items["earth-search-c1"]
     here = [item for item in items if TILE in item["id"]]
@@ -48,10 +50,19 @@ def filled(
     items[:] = [*here[:2], other[0]]
     with (
         ArchiveServer(archive) as server,
-        open_stack("sqlite+local", request, tmp_path_factory.mktemp("filled"), server) as made,
+        open_stack(name, request, factory.mktemp("filled"), server) as made,
     ):
         assert made.crawl().indexed == 3
         items.append(here[2])
+        yield made
+
+
+@pytest.fixture(scope="module")
+def filled(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, small_archive: Archive
+) -> Iterator[Stack]:
+    """Two scenes of one tile and one of another; to be copied."""
+    with _filled("sqlite+local", request, tmp_path_factory, small_archive) as made:
         yield made
 
 
@@ -320,6 +331,31 @@ def test_a_commit_of_others_is_refused(stack: Stack, change: Callable[[Store], N
     assert len(metadata["scenes"]) == 2
     snapshot = commit(repository, change, metadata)
     assert_refused(stack, snapshot)
+
+
+def test_commits_of_others_on_s3(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, small_archive: Archive
+) -> None:
+    """A few of them, one after the other; the rest is Icechunk's own, wherever it lies."""
+    with _filled("postgresql+s3", request, tmp_path_factory, small_archive) as stack:
+        repository = stack.repository()
+        before = head_of(stack)
+        metadata = last_metadata(repository) | {"write": "abcdefabcdef"}
+        for change in (swap_names, point_elsewhere, write_pixels, another_codec, delete_all, None):
+            snapshot = commit(repository, change, metadata if change else None)
+            assert_refused(stack, snapshot)
+            assert stack.cli("repair", "--reset", BRANCH).exit_code == 0
+            assert repository.head(BRANCH) == before
+        repository.icechunk.create_branch("scratch", repository.first_snapshot())
+        theirs = commit(repository, add_a_group, branch="scratch")
+        repository.icechunk.delete_branch(BRANCH)
+        with pytest.raises(StoreError, match="is this the catalog's own repository"):
+            stack.crawl()
+        repair(stack.settings, reset=[BRANCH])
+        assert stack.crawl().indexed == 1
+        assert repository.head("scratch") == theirs
+        repository.icechunk.delete_branch("scratch")
+        world(stack)
 
 
 @pytest.mark.parametrize("change", [swap_names, change_offset, point_elsewhere, write_pixels],
