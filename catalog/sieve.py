@@ -130,6 +130,9 @@ class Sieve:
     """Collections of which the settings match a scene."""
     _registered: set[str] = field(default_factory=set)
     """Collections whose dialect was compared."""
+    _tried: dict[_Key, str] = field(default_factory=dict)
+    """What ``retry`` has had tried by now, though it was not due, with its item's hash: a crawl
+    that meets it again, from the records, by its id or in the search, does not try it twice."""
 
     def sift(self, documents: Sequence[Mapping[str, Any]]) -> Work:
         """The scenes of ``documents`` that need work; records the intent, what is no scene, and
@@ -352,6 +355,8 @@ class Sieve:
                     self.fail(connection, one.collection, one.id, one.scene)
         self.report.retried += len(found)
         self.in_hand.update((scene.collection, scene.id) for scene in work.scenes)
+        for scene in work.scenes:
+            self._remember((scene.collection, scene.id), scene.item_sha256)
         return work, found[-1].number if found else after
 
     def due_items(self, *, limit: int, after: str) -> list[str]:
@@ -409,7 +414,12 @@ class Sieve:
     def _needs_work(self, scene: Scene, known: Mapping[str, KnownScene], work: Work) -> bool:
         before = known.get(scene.id)
         key = (scene.collection, scene.id)
-        if before is not None and self._is_parked(before, scene.item_sha256):
+        tried = self._tried.get(key) == scene.item_sha256
+        retry = self.retry and not tried
+        if before is not None and (
+            self._is_parked(before, scene.item_sha256)
+            or (tried and before.wanted_sha256 == scene.item_sha256)
+        ):
             self.report.parked += 1
             return False
         if before is None or before.status != "indexed":
@@ -420,7 +430,7 @@ class Sieve:
             or not before.bands | before.missing >= {asset.band for asset in scene.assets}
         ):
             self.report.changed += 1
-        elif self.reread or (self.retry and before.missing) or before.missing & {*self.required}:
+        elif self.reread or (retry and before.missing) or before.missing & {*self.required}:
             self.report.reread += 1
             work.reread.add(key)
         else:
@@ -434,6 +444,13 @@ class Sieve:
             self.in_hand.clear()
         self.in_hand.add(key)
         return True
+
+    def _remember(self, key: _Key, item_sha256: str) -> None:
+        if not self.retry:
+            return  # it has a time to be due again
+        if len(self._tried) >= REMEMBERED:
+            self._tried.clear()
+        self._tried[key] = item_sha256
 
     def _is_parked(self, before: KnownScene, item_sha256: str) -> bool:
         due = before.next_attempt_at
@@ -480,7 +497,9 @@ class Sieve:
         except ItemError:
             digest = None
         known = known_scenes(connection, self.repository_id, collection, [scene])
-        if digest and scene in known and self._is_parked(known[scene], digest):
+        key = (collection, scene)
+        tried = self._tried.get(key) == digest
+        if digest and scene in known and (tried or self._is_parked(known[scene], digest)):
             self.report.parked += 1
             return
         if not self.dry_run:
@@ -494,6 +513,8 @@ class Sieve:
                 self.crawl_id,
                 item_sha256=digest,
             )
+        if digest:
+            self._remember(key, digest)
         self.report.fail(scene, error, self.crawl_id)
 
 

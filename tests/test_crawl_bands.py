@@ -181,6 +181,31 @@ def test_a_missing_file_is_waited_for_and_then_done_without(stack: Stack) -> Non
     assert_agree(stack, SCENES)
 
 
+def test_a_retry_tries_once_what_records_and_search_both_name(stack: Stack) -> None:
+    item, unreadable = (item_at(stack, "10TFR", DATES[n]) for n in (0, 1))
+    unreadable["properties"]["datetime"] = "soon"
+
+    def attempts() -> list[Any]:
+        scenes = "SELECT attempts FROM scenes WHERE wanted_sha256 IS NOT NULL"
+        return stack.rows(f"{scenes} UNION ALL SELECT attempts FROM item_failures")
+
+    def retry() -> dict[str, Any]:
+        report: dict[str, Any] = json.loads(stack.cli(*retried, "--json").stdout)["watches"]["w"]
+        return report
+
+    stack.cli("watch", "add", "w", "--stac", stack.server.stac_url, "--bands", "red,scl")
+    retried = ("crawl", "--retry", "--full")
+    with missing(stack, item, "scl"):
+        stack.cli("crawl")
+        for number in range(2, len(RETRY_DELAYS) + 1):
+            assert retry()["failed"] == 2
+            assert attempts() == [(number,), (number,)]
+        # Done without the band at last, it is not begun anew by the same crawl.
+        report = retry()
+        assert (report["incomplete"], report["failed"]) == (1, 1)
+        assert attempts() == [(len(RETRY_DELAYS) + 1,)]
+
+
 def test_a_scene_without_any_file_fails(local_stack: Stack) -> None:
     item = item_at(local_stack, "10TFR", DATES[0])
     for band in TWO:
