@@ -25,7 +25,7 @@ from catalog.bands import BANDS, BY_NAME, PROBABILITIES, nodata_of
 from catalog.chunk_reader import UNREADABLE, ChunkError, Key, StoredArray, read_chunks
 from catalog.cube import REFLECTANCE_SCALE, Grid, grid_mapping
 from catalog.errors import NotFoundError, StoreError, UsageError
-from catalog.json_values import finite
+from catalog.json_values import brief, finite
 from catalog.read_errors import damage, unreadable, where
 from catalog.steps import Cube as Cube
 from catalog.steps import Steps as Steps
@@ -76,7 +76,7 @@ def choose(
             raise NotFoundError(f"{what}: no one resolution has all of {', '.join(bands or ())}")
         resolution = sizes[0]
     if finite(resolution) is None:
-        raise UsageError(f"resolution {resolution!r} is not the size of a pixel in metres")
+        raise UsageError(f"resolution {brief(resolution)} is not the size of a pixel in metres")
     size = round(resolution)
     if size not in there or size != resolution:
         listed = ", ".join(map(str, there))

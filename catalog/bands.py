@@ -6,10 +6,16 @@ specification (B01 … B12, 8A), which Planetary Computer uses as asset keys.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
-from catalog.errors import NotFoundError
+from catalog.errors import NotFoundError, UsageError
+from catalog.json_values import brief
+
+MOST_ASKED = 1000
+"""Bands, or classes of a mask, that one question names: there are two dozen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +76,35 @@ def band_name(name: str) -> str:
         return _ALIASES[name.strip().lower()]
     except (KeyError, AttributeError):
         known = ", ".join(f"{band.name} ({band.number})" for band in BANDS)
-        raise NotFoundError(f"unknown band {name!r}; known are {known}") from None
+        raise NotFoundError(f"unknown band {brief(name)}; known are {known}") from None
 
 
 def band_names(names: Iterable[str]) -> tuple[str, ...]:
-    """``band_name`` of each, without repeats, in the order asked for; a text alone is one."""
-    if isinstance(names, str) or not isinstance(names, Iterable):
-        names = [names]
-    return tuple(dict.fromkeys(band_name(name) for name in names))
+    """``band_name`` of each, without repeats, in the order asked for; a text alone is one.
+
+    Raises:
+        NotFoundError: no band is called so.
+        UsageError: there are more than ``MOST_ASKED``.
+    """
+    return tuple(dict.fromkeys(band_name(name) for name in asked("bands", names)))
+
+
+def asked(what: str, given: Any) -> list[Any]:
+    """The members of an argument that takes one or several, without reading an endless one.
+
+    Raises:
+        UsageError: there are more than ``MOST_ASKED``.
+    """
+    if isinstance(given, str | bytes | Mapping):
+        return [given]
+    try:
+        # An array of no dimension has __iter__ too, and refuses.
+        several = list(islice(given, MOST_ASKED + 1))
+    except TypeError:
+        return [given]
+    if len(several) > MOST_ASKED:
+        raise UsageError(f"{what} has more than {MOST_ASKED} members: name each once")
+    return several
 
 
 def band_of_asset_key(key: str) -> str | None:

@@ -15,12 +15,12 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 from pyproj import CRS
-from pyproj.exceptions import CRSError
+from pyproj.exceptions import CRSError, ProjError
 from shapely.geometry.base import BaseGeometry
 
 from catalog.cube import Grid
 from catalog.errors import ConfigError, NotFoundError, UsageError, first_line
-from catalog.json_values import finite
+from catalog.json_values import brief, finite
 from catalog.seam import narrowest, projected, seam_of, transformer, unwrapped
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 WIDEST = 2_000_000
 """Pixels along a side: 20 m pixels reach around the globe."""
+LONGEST_CRS = 100_000
+"""Characters of a CRS as text: PROJ takes seconds to say that a megabyte is none."""
 RESAMPLING = (
     "nearest",
     "bilinear",
@@ -64,20 +66,28 @@ def parse_crs(crs: Any) -> CRS:
     """``EPSG:32610``, 32610, WKT, a pyproj, rasterio or odc-geo CRS … as pyproj's.
 
     Raises:
-        UsageError: not a CRS, or neither geographic nor projected.
+        UsageError: not a CRS, neither geographic nor projected, or of another planet.
     """
     try:
         if isinstance(crs, Integral) and not isinstance(crs, bool):
             crs = int(crs)  # of numpy, as a table has it
         if not isinstance(crs, CRS | str | int):
             crs = crs.to_wkt()
+        if isinstance(crs, str) and len(crs) > LONGEST_CRS:
+            raise CRSError("too long")
         found = CRS.from_user_input(crs)
     except (CRSError, AttributeError) as error:
         raise UsageError(
-            f"unknown crs {crs!r}: give a code such as EPSG:32610 or EPSG:4326, or WKT"
+            f"unknown crs {brief(crs)}: give a code such as EPSG:32610 or EPSG:4326, or WKT"
         ) from error
     if not (found.is_geographic or found.is_projected):
         raise UsageError(f"crs {found.name!r} is neither geographic nor projected")
+    try:
+        transformer("EPSG:4326", crs_text(found))
+    except ProjError as error:
+        raise UsageError(
+            f"crs {found.name!r} is not one of the Earth: {first_line(error)}"
+        ) from error
     return found
 
 
@@ -101,14 +111,16 @@ def parse_resampling(
     """
     bands = list(bands)
     if not isinstance(resampling, str | Mapping):
-        raise UsageError(f"resampling {resampling!r}: name one, or one for each band")
+        raise UsageError(f"resampling {brief(resampling)}: name one, or one for each band")
     given = {"*": resampling} if isinstance(resampling, str) else dict(resampling)
     named = {known.get(key, key): value for key, value in given.items()}
     for key, value in named.items():
-        if value not in RESAMPLING:
-            raise NotFoundError(f"unknown resampling {value!r}; known are {', '.join(RESAMPLING)}")
+        if not isinstance(value, str) or value not in RESAMPLING:
+            raise NotFoundError(
+                f"unknown resampling {brief(value)}; known are {', '.join(RESAMPLING)}"
+            )
         if key != "*" and key not in bands:
-            raise UsageError(f"resampling of {key!r}: only {', '.join(bands)} are opened")
+            raise UsageError(f"resampling of {brief(key)}: only {', '.join(bands)} are opened")
     return {band: named.get(band, named.get("*", "nearest")) for band in bands}
 
 
@@ -131,6 +143,7 @@ def output_grid(
 
     _check_resolution(crs, resolution)
     code = crs_text(crs)
+    shown = named(crs)
     seam = seam_of(code)
     if seam is not None and seam.period is not None:
         # Where every turn repeats the last: around the ground, not the long way round the globe.
@@ -143,13 +156,15 @@ def output_grid(
         bounds = [_bounds(_ground(grid), f"EPSG:{grid.epsg}", code) for grid in set(sources)]
     corners = np.array(bounds, np.float64)
     if not np.isfinite(corners).all():
-        raise UsageError(f"the area cannot be shown in {code}: part of it has no coordinates there")
+        raise UsageError(
+            f"the area cannot be shown in {shown}: part of it has no coordinates there"
+        )
     west, south = corners[:, :2].min(axis=0)
     east, north = corners[:, 2:].max(axis=0)
     for low, high in ((west, east), (south, north)):
-        if (high - low) / resolution > WIDEST:
+        if high - low > WIDEST * resolution:
             raise UsageError(
-                f"resolution {resolution:g} over {high - low:g} {unit_of(crs)}s of {code} is more "
+                f"resolution {resolution:g} over {high - low:g} {unit_of(crs)}s of {shown} is more "
                 f"than {WIDEST} pixels: ask for a smaller area or larger pixels"
             )
     box = BoundingBox(float(west), float(south), float(east), float(north), code)
@@ -160,7 +175,8 @@ def given_grid(like: Any) -> GeoBox:
     """The grid of a ``GeoBox``, or of an xarray object that has a CRS.
 
     Raises:
-        UsageError: it has no grid, no CRS, or is turned.
+        UsageError: it has no grid, no CRS that ``parse_crs`` takes, is turned, has pixels without
+            a size or a place, or more than ``WIDEST`` along a side.
     """
     from odc.geo.geobox import GeoBox
 
@@ -171,6 +187,16 @@ def given_grid(like: Any) -> GeoBox:
         raise UsageError(
             f"no grid in {type(like).__name__}: give a GeoBox, or an array with coordinates and CRS"
         )
+    a, b, c, d, e, f = found.transform[:6]
+    if not np.isfinite([a, b, c, d, e, f]).all() or not (a or b) or not (d or e):
+        raise UsageError("the grid given has pixels without a size, or without a place")
+    if max(found.shape) > WIDEST:
+        height, width = found.shape
+        raise UsageError(
+            f"the grid given has {height} rows and {width} columns, more than {WIDEST} along a "
+            "side: give a part of it, or larger pixels"
+        )
+    parse_crs(str(found.crs))
     if not found.axis_aligned:
         raise UsageError("the grid given is turned: only grids along the axes can be filled")
     return found
@@ -221,7 +247,8 @@ def given_centres(like: Any, grid: GeoBox) -> tuple[NDArray[Any], NDArray[Any]] 
     ):
         own = np.asarray(like.coords[name])
         even = _centres(start, step, size)
-        if own.shape != even.shape or np.abs(own - even).max() > abs(step) / 1e3:
+        # Written so that NaN is uneven.
+        if own.shape != even.shape or not (np.abs(own - even) <= abs(step) / 1e3).all():
             raise UsageError(f"the grid given is uneven: {name!r} has steps of several sizes")
         found.append(own)
     return found[0], found[1]
@@ -269,6 +296,12 @@ def crs_text(crs: CRS) -> str:
     return crs.to_wkt() if code is None else f"EPSG:{code}"
 
 
+def named(crs: CRS) -> str:
+    """For a message: ``EPSG:…`` where it has a code, else its name."""
+    code = crs.to_epsg()
+    return f"crs {brief(crs.name)}" if code is None else f"EPSG:{code}"
+
+
 def unit_of(crs: CRS) -> str:
     """``metre``, ``degree`` …"""
     return str(crs.axis_info[0].unit_name)
@@ -282,15 +315,15 @@ def _ground(grid: Grid) -> BaseGeometry:
 def _check_resolution(crs: CRS, resolution: float) -> None:
     size = finite(resolution)
     if size is None or size <= 0:
-        raise UsageError(f"resolution {resolution!r} is not the size of a pixel")
+        raise UsageError(f"resolution {brief(resolution)} is not the size of a pixel")
     if crs.is_geographic and resolution >= 1:
         raise UsageError(
-            f"resolution {resolution:g} is in degrees for {crs_text(crs)}: "
+            f"resolution {resolution:g} is in degrees for {named(crs)}: "
             f"{resolution:g} m are about {resolution / _DEGREE:.6f}"
         )
     if crs.is_projected and resolution < 0.1:
         raise UsageError(
-            f"resolution {resolution:g} is in {unit_of(crs)}s for {crs_text(crs)}: "
+            f"resolution {resolution:g} is in {unit_of(crs)}s for {named(crs)}: "
             f"{resolution:g} degrees are about {resolution * _DEGREE:.0f} m"
         )
 

@@ -10,7 +10,9 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from catalog.bands import asked
 from catalog.errors import NotFoundError
+from catalog.json_values import brief
 
 SCL_CLASSES: tuple[str, ...] = (
     "no_data",
@@ -58,10 +60,11 @@ def parse_mask(mask: str | int | Iterable[str | int] | None) -> tuple[int, ...]:
 
     Raises:
         NotFoundError: no class is called so; the message lists those that are.
+        UsageError: there are more than a thousand.
     """
     if mask is None:
         return ()
-    words = [mask] if isinstance(mask, str) or not isinstance(mask, Iterable) else list(mask)
+    words = asked("mask", mask)
     return tuple(sorted({number for word in words for number in _numbers(word)}))
 
 
@@ -86,4 +89,6 @@ def _numbers(word: str | int) -> tuple[int, ...]:
     elif not isinstance(word, bool) and word in range(len(SCL_CLASSES)):
         return (int(word),)
     known = ", ".join(f"{name} ({number})" for number, name in enumerate(SCL_CLASSES))
-    raise NotFoundError(f"unknown scl class {word!r}; known are {known}; and {', '.join(MASKS)}")
+    raise NotFoundError(
+        f"unknown scl class {brief(word)}; known are {known}; and {', '.join(MASKS)}"
+    )

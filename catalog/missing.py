@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from catalog.errors import NotFoundError
+from catalog.json_values import brief
 
 WORDS = (None, "nodata", "drop", "error")
 _NAMED = 5
@@ -28,9 +29,9 @@ def parse_missing(word: str | None) -> str | None:
     Raises:
         NotFoundError: no such word.
     """
-    if word not in WORDS:
+    if not (word is None or isinstance(word, str)) or word not in WORDS:
         known = ", ".join(map(repr, WORDS))
-        raise NotFoundError(f"unknown missing={word!r}; known are {known}")
+        raise NotFoundError(f"unknown missing={brief(word)}; known are {known}")
     return word
 
 

@@ -8,6 +8,7 @@ from itertools import groupby as runs
 from typing import Protocol
 
 from catalog.errors import NotFoundError
+from catalog.json_values import brief
 
 GROUPINGS = ("solar_day", "time", None)
 
@@ -38,9 +39,9 @@ def group[T: Dated](
     Raises:
         NotFoundError: no such grouping.
     """
-    if groupby not in GROUPINGS:
+    if not (groupby is None or isinstance(groupby, str)) or groupby not in GROUPINGS:
         known = ", ".join(map(repr, GROUPINGS))
-        raise NotFoundError(f"unknown groupby {groupby!r}; known are {known}")
+        raise NotFoundError(f"unknown groupby {brief(groupby)}; known are {known}")
     ordered = sorted(scenes, key=lambda scene: (scene.datetime, scene.id))
     if groupby is None:
         return [(scene,) for scene in ordered]

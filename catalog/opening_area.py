@@ -106,7 +106,7 @@ def open_area(
         if resolution is None:
             unit = grid.unit_of(projection)
             if unit != "metre":
-                raise UsageError(f"give a resolution in {unit}s of {grid.crs_text(projection)}")
+                raise UsageError(f"give a resolution in {unit}s of {grid.named(projection)}")
             resolution = arrays.choose(every, wanted, None, what)[0]
         sources = [] if area is not None else _extents(parts, stores, cubes)
         target = grid.output_grid(crs=projection, resolution=resolution, area=area, sources=sources)
