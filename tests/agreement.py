@@ -11,6 +11,10 @@ from catalog.cube_writer import Placement, scene_ids, stored_refs_digest
 Item = dict[str, Any]
 
 
+class Died(SystemExit):
+    """What ends the process of a crawl; an ``Exception`` would be the scene's that is at hand."""
+
+
 def item_at(stack: Stack, tile: str, date: str) -> Item:
     """Of Collection 1, as the server has it: to edit."""
     (found,) = (

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import requests
 import zarr
-from agreement import Item, assert_agree, item_at
+from agreement import Died, Item, assert_agree, item_at
 from stacks import (
     BANDS,
     C1,
@@ -662,10 +662,6 @@ def test_a_search_that_breaks_off_loses_nothing_it_had_found(stack: Stack) -> No
 
 
 # Death
-
-
-class Died(SystemExit):
-    pass
 
 
 def dying(real: Callable[..., Any], *, after: bool) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agreement import assert_agree
+from agreement import Died, assert_agree
 from stacks import C1, Stack, open_stack
 from test_rebuild import dump, lose_database, without
 from worlds import world
@@ -136,7 +136,7 @@ def test_wherever_it_dies_the_next_crawl_ends_the_move(
     name = move(stack)["id"]
 
     def die(*_: Any, **__: Any) -> Any:
-        raise (StoreError("refused") if dies == "refused" else ZeroDivisionError)
+        raise (StoreError("refused") if dies == "refused" else Died)
 
     withdraw, write = cube_writer.withdraw_batch, cube_writer.write_batch
 
@@ -159,7 +159,7 @@ def test_wherever_it_dies_the_next_crawl_ends_the_move(
             patch.setattr(committer, "write_batch", die)
         else:
             patch.setattr("catalog.records.record_indexed", die)
-        with pytest.raises((ZeroDivisionError, StoreError)):
+        with pytest.raises((Died, StoreError)):
             stack.crawl()
     # Whoever asks for something else, and whatever else is repaired first.
     repair(stack.settings)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agreement import Died
 from fault_proxy import FaultProxy, Message
 from stacks import C1, STACKS, Stack, open_stack
 from test_rebuild import lose_database
@@ -44,14 +45,14 @@ def filled(
         items[:] = here[:2]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("catalog.records.record_indexed", _die)
-            with pytest.raises(ZeroDivisionError):
+            with pytest.raises(Died):
                 made.crawl()
         items[:] = here[:3]
         yield made
 
 
 def _die(*_: Any, **__: Any) -> None:
-    raise ZeroDivisionError
+    raise Died
 
 
 def flip(data: bytes, at: int) -> bytes:

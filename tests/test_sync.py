@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from agreement import assert_agree, item_at
+from agreement import Died, assert_agree, item_at
 from stacks import C1, DATES, SCENES, TILES, Stack, s3_client
 
 from catalog import committer, failures, known, records
@@ -185,10 +185,6 @@ def test_never_indexed_and_gone_is_forgotten(stack: Stack) -> None:
     with stack.connect() as cat:
         assert cat.search(status="any").count() == SCENES - 2
         assert cat.status()["failures"] == []
-
-
-class Died(SystemExit):
-    pass
 
 
 @pytest.mark.parametrize("point", ["before the commit", "after the commit", "before the record"])
