@@ -30,8 +30,9 @@ from catalog.printable import printable
 from catalog.redaction import LONGEST, redacted
 
 __all__ = [
-    "BusyError", "CatalogError", "ChangedFileError", "ConfigError", "DatabaseLostError",
-    "HeaderError", "ItemError", "NotFoundError", "SceneError", "SourceError", "StoreError",
+    "BusyError", "CatalogError", "ChangedFileError", "ConfigError", "DamagedFileError",
+    "DatabaseLostError", "HeaderError", "ItemError", "MissingFileError", "NotFoundError",
+    "RefusedValueError", "SceneError", "SourceError", "StoreError", "UnreadableFileError",
     "UsageError", "first_line", "fit", "redacted",
 ]  # fmt: skip
 

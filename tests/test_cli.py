@@ -317,7 +317,7 @@ def test_two_dialects_under_one_name(dialects_stack: Stack) -> None:
 def test_a_database_that_is_not_set_up(bare_stack: Stack, words: list[str]) -> None:
     done = bare_stack.cli(*words)
     assert done.exit_code == 2
-    assert "run `cogcat init`" in one_line(done.stderr)
+    assert f"run `cogcat init --config {bare_stack.config}`" in one_line(done.stderr)
     assert not (bare_stack.directory / "cogcat.db").exists()
 
 

@@ -372,11 +372,15 @@ def test_a_withdrawn_scene_and_one_processed_again_are_deprecated() -> None:
 
 
 def test_no_secret_is_in_an_item() -> None:
-    sources = [
-        Source("a", f"https://user:SECRET@{urlsplit(BUCKET).netloc}/", "s3://e84/", None,
-               "https://key:SECRET@s3.example.org/?token=SECRET"),
-        *BUILT_IN_SOURCES,
-    ]  # fmt: skip
+    """A source has none to begin with; records of before may."""
+    match, endpoint = f"https://{urlsplit(BUCKET).netloc}/", "https://s3.example.org/"
+    for secret in ({"match": match.replace("://", "://user:SECRET@")},
+                   {"endpoint": f"{endpoint}?token=SECRET"}):  # fmt: skip
+        with pytest.raises(ConfigError):
+            Source(
+                **{"name": "a", "match": match, "url": "s3://e84/", "endpoint": endpoint} | secret
+            )
+    sources = [Source("a", match, "s3://e84/", None, endpoint), *BUILT_IN_SOURCES]
     maker = ItemMaker(sources, {"endpoint": "https://key:SECRET@s3.example.org?token=SECRET"})
     record = make_record(repository="s3://key:SECRET@my-bucket/s2?X-Amz-Signature=SECRET")
     files = make_files("red")
