@@ -182,7 +182,7 @@ def test_a_panic_of_icechunk_is_a_store_error(
         lambda: repository.head(BRANCH),
         lambda: repository.history(BRANCH, since=None),
         lambda: repository.store("A" * 20),
-        lambda: Repository.id.func(repository),  # type: ignore[attr-defined]
+        lambda: Repository.said_id.func(repository),
     ]
     for call in calls:
         with pytest.raises(StoreError, match="damaged: index out of bounds"):
