@@ -256,6 +256,8 @@ def test_what_is_required_is_among_the_bands(local_stack: Stack) -> None:
         open_crawl(local_stack.settings, bands=["red"], require=["B08"])
 
 
+# What a process that ends so holds is closed by nobody.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("mended", [False, True])
 def test_a_crawl_that_died_after_its_commit(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, mended: bool

@@ -86,7 +86,7 @@ def _rows(count: int) -> list[Row]:
                 "maxy": box[3], "created": rng.choice([None, START, START + DAY]),
                 "updated": rng.choice([None, START, START + rng.randrange(7) * DAY]),
                 "boa_offset": rng.choice([0, -1000]), "boa_evidence": "x", "warnings": [],
-                "item_sha256": "aa" * 32, "branch_id": 1 if placed else None,
+                "missing": None, "item_sha256": "aa" * 32, "branch_id": 1 if placed else None,
                 "root": "" if placed else None, "time_index": n if placed else None,
                 "snapshot_id": "S" * 20 if placed else None,
                 "refs_sha256": "bb" * 32 if placed else None,

@@ -273,7 +273,7 @@ def test_hints_are_commands_for_this_catalog(local_stack: Stack, tmp_path: Any) 
     assert run_cli(*hint(other.stderr)).exit_code == 0
 
 
-def test_the_hint_of_a_changed_file(local_stack: Stack, tmp_path: Any) -> None:
+def test_the_hint_of_a_changed_file(own_files: Any, local_stack: Stack, tmp_path: Any) -> None:
     stack = local_stack
     stack.crawl(bands=["red", "green", "blue"], limit=1)
     ((item, location),) = stack.rows("SELECT item_id, etag FROM scenes, assets LIMIT 1")
