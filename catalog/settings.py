@@ -304,7 +304,10 @@ def stac_headers(url: str, settings: Settings | None = None) -> dict[str, str]:
     Raises:
         ConfigError: the value is no header, or would be sent in the clear.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return {}  # no address: it is refused where it is opened
     host = parts.hostname or ""
     variable = "COGCAT_STAC_AUTHORIZATION"
     own = f"{variable}_{re.sub('[^A-Z0-9]', '_', host.upper())}"
