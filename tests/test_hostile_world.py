@@ -31,7 +31,7 @@ from hostile import (
     Item,
     Ran,
 )
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 from stacks import C1, STACKS, Stack, open_stack, s3_client
 from worlds import copied, world
@@ -63,11 +63,22 @@ def files(small_archive: Archive) -> Iterator[ArchiveServer]:
 
 
 @pytest.fixture(scope="module")
-def honest(files: ArchiveServer) -> list[Item]:
-    """As served, of two tiles."""
+def of_two_tiles(files: ArchiveServer) -> list[Item]:
+    """As served."""
     text = json.dumps(files.archive.items["earth-search-c1"])
     items: list[Item] = json.loads(text.replace(files.archive.base_url, files.url))
-    return [item for item in items if item["properties"]["grid:code"] != "MGRS-11TLL"][:HONEST]
+    return [item for item in items if item["properties"]["grid:code"] != "MGRS-11TLL"]
+
+
+@pytest.fixture(scope="module")
+def honest(of_two_tiles: list[Item]) -> list[Item]:
+    return of_two_tiles[:HONEST]
+
+
+@pytest.fixture(scope="module")
+def model(of_two_tiles: list[Item]) -> Item:
+    """What the poisoned are made of: none of the honest, whose files nobody else is to read."""
+    return of_two_tiles[HONEST]
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +144,9 @@ def expected(honest: list[Item], files: ArchiveServer, empty: Stack) -> dict[str
 @settings(
     max_examples=EXAMPLES,
     deadline=None,
+    derandomize="COGCAT_EXAMPLES" not in os.environ,
+    # A world takes seconds: one that fails is told as it was drawn.
+    phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
 @given(data=st.data())
@@ -141,13 +155,14 @@ def test_honest_scenes_come_through_a_hostile_world(
     empty: Stack,
     api: HostileServer,
     honest: list[Item],
+    model: Item,
     expected: dict[str, str],
     commands: Commands,
 ) -> None:
     poisons = data.draw(st.lists(st.sampled_from(EVERY), min_size=4, max_size=24, unique=True))
     lie = data.draw(st.sampled_from(sorted(HARMLESS) + sorted(HARMFUL)))
     texts = [json.dumps(item) for item in honest]
-    texts += [poisoned(poison, honest[0], n, api) for n, poison in enumerate(poisons)]
+    texts += [poisoned(poison, model, n, api) for n, poison in enumerate(poisons)]
     texts = data.draw(st.permutations(texts))
     note(f"{lie}: {poisons}")
     hostile_world(empty, api, texts, lie, data.draw(st.integers(0, 3)), expected, commands)
@@ -159,11 +174,12 @@ def test_every_poison_is_tried(
     empty: Stack,
     api: HostileServer,
     honest: list[Item],
+    model: Item,
     expected: dict[str, str],
     commands: Commands,
 ) -> None:
     texts = [json.dumps(item) for item in honest]
-    texts += [poisoned(p, honest[0], n, api) for n, p in enumerate(EVERY[portion::6])]
+    texts += [poisoned(p, model, n, api) for n, p in enumerate(EVERY[portion::6])]
     hostile_world(empty, api, texts[::-1], "none", 0, expected, commands)
 
 
@@ -209,7 +225,7 @@ def hostile_world(
         lied = len(texts) > 5 * lie_at and lie in HARMFUL
         cogcat("--log-format", "json", "crawl", allowed=(0, 1, 2) if lied else (0, 1))
         api.lie = "none"
-        again = cogcat("crawl", "--json", allowed=(0, 1))
+        second = cogcat("crawl", "--json", allowed=(0, 1))
         assert not api.trespasses
 
         found = world(stack)
@@ -221,8 +237,9 @@ def hostile_world(
         requests = stack.server.requests
         requests.reset()
         last = json.loads(cogcat("crawl", "--full", "--json", allowed=(0, 1)).out)
-        assert last["unchanged"] >= len(expected), again.out
-        assert not requests.below("/files/")
+        assert last["unchanged"] >= len(expected), second.out
+        asked = {served.path for served in requests.below("/files/")}
+        assert not {path for path in asked if path.split("/")[-2] in expected}
         (mark,) = {row[0] for row in stack.rows("SELECT watermark FROM watches")}
         assert mark is None or str(mark) < "2027", f"the watermark is {mark}"
 

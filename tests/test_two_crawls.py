@@ -38,19 +38,18 @@ def test_the_second_exits_with_3_or_waits(stack: Stack, both: tuple[Forks, Forks
         pass
     start(both[1], stack, wait=None)
     command = ["crawl", "--stac", stack.server.stac_url, "--collection", C1, "--json"]
-    third = stack.process(*command)
-    _, said = third.communicate(timeout=60)
+    # In this process, which need not start: the first is still at work.
+    third = stack.cli(*command)
     stack.server.faults.latency_ms = 0
-    assert third.returncode == 3, said
-    assert "another crawl" in said
     first, second = both[0].end(), both[1].end()
+    assert third.exit_code == 3, third.output
+    assert "another crawl" in third.stderr
     assert (first.code, first.result.get("indexed")) == (0, SCENES), first.result
     assert (second.code, second.result.get("unchanged")) == (0, SCENES), second.result
     assert len(world(stack).scenes) == SCENES
-    waiting = stack.process(*command, "--wait", "30")
-    out, said = waiting.communicate(timeout=60)
-    assert waiting.returncode == 0, said
-    assert json.loads(out)["unchanged"] == SCENES
+    waiting = stack.cli(*command, "--wait", "30")
+    assert waiting.exit_code == 0, waiting.output
+    assert json.loads(waiting.stdout)["unchanged"] == SCENES
 
 
 def test_without_a_lease_nothing_is_lost(stack: Stack, both: tuple[Forks, Forks]) -> None:
