@@ -21,12 +21,13 @@ from xarray.core import indexing
 from zarr.core.sync import sync
 
 from catalog import accessor as accessor  # registers it
-from catalog.bands import BANDS, BY_NAME, PROBABILITIES, nodata_of
+from catalog.bands import BY_NAME, PROBABILITIES, band_place, nodata_of
 from catalog.chunk_reader import UNREADABLE, ChunkError, Key, StoredArray, read_chunks
 from catalog.cube import REFLECTANCE_SCALE, Grid, grid_mapping
 from catalog.errors import NotFoundError, StoreError, UsageError
 from catalog.json_values import brief, finite
 from catalog.read_errors import damage, unreadable, where
+from catalog.repository import expect_documents, once
 from catalog.steps import Cube as Cube
 from catalog.steps import Steps as Steps
 from catalog.steps import all_steps as all_steps
@@ -34,16 +35,17 @@ from catalog.steps import document, path_of, pixel_size, read_grid
 from catalog.steps import read_cubes as read_cubes
 
 VISUAL_SAMPLES = ("red", "green", "blue")
-_ORDER = {band.name: number for number, band in enumerate(BANDS)}
 
 
-def resolutions(cubes: Sequence[Cube]) -> dict[int, list[str]]:
+def resolutions(cubes: Sequence[Cube]) -> Mapping[int, Sequence[str]]:
     """Pixel size in metres → bands that have an array there, finest first."""
+    if len(cubes) == 1:
+        return cubes[0].levels
     found: dict[int, set[str]] = {}
     for cube in cubes:
-        for group, bands in cube.bands.items():
-            found.setdefault(pixel_size(group), set()).update(bands)
-    return {size: sorted(found[size], key=_place) for size in sorted(found)}
+        for size, bands in cube.levels.items():
+            found.setdefault(size, set()).update(bands)
+    return {size: sorted(found[size], key=band_place) for size in sorted(found)}
 
 
 def choose(
@@ -68,7 +70,7 @@ def choose(
     everywhere = {band for names in there.values() for band in names}
     for band in bands or ():
         if band not in everywhere:
-            names = ", ".join(sorted(everywhere, key=_place))
+            names = ", ".join(sorted(everywhere, key=band_place))
             raise NotFoundError(f"{what}: no band {band!r}; there are {names}")
     if resolution is None:
         sizes = [size for size, names in there.items() if set(bands or ()) <= set(names)]
@@ -110,21 +112,29 @@ def open_steps(
     (datetime64[us], UTC), ``scene``, ``boa_offset``, ``y``, ``x`` (pixel centres, metres) and
     ``spatial_ref`` (CF grid mapping).
     """
-    grid: Grid | None = None
     names: dict[str, str] = {}
     for cube in cubes:
-        if cube.root not in steps.roots:
-            continue
         for name in cube.bands:
-            if pixel_size(name) == resolution and cube.root not in names:
-                names[cube.root] = name
-                here = read_grid(store, path_of(cube, name))
-                if grid is not None and here != grid:
-                    raise NotFoundError(
-                        f"cubes {sorted(names)} have other grids at {resolution} m: "
-                        "open their scenes one by one"
-                    )
-                grid = here
+            if pixel_size(name) == resolution and cube.root in steps.roots:
+                names.setdefault(cube.root, name)
+    expected: list[str] = []
+    for cube in cubes:
+        if cube.root in names:
+            path = path_of(cube, names[cube.root])
+            held = [band for band in bands if band in cube.bands[names[cube.root]]]
+            expected += [f"{path}/zarr.json", *(f"{path}/{band}/zarr.json" for band in held)]
+    with damage(store):
+        expect_documents(store, expected)
+    grid: Grid | None = None
+    for cube in cubes:
+        if cube.root in names:
+            here = read_grid(store, path_of(cube, names[cube.root]))
+            if grid is not None and here != grid:
+                raise NotFoundError(
+                    f"cubes {sorted(names)} have other grids at {resolution} m: "
+                    "open their scenes one by one"
+                )
+            grid = here
     assert grid is not None
     at: dict[str, list[int]] = {}
     for root, index in zip(steps.roots, steps.indices, strict=True):
@@ -358,9 +368,13 @@ def _array(
     store: icechunk.IcechunkStore, path: str, grid: Grid, steps: Sequence[int]
 ) -> StoredArray:
     """The array at ``path``, which must fit the grid of its group and hold ``steps``."""
-    found = document(store, path)
-    with damage(store):
-        array = StoredArray.of(store, path, found)
+
+    def read() -> StoredArray:
+        found = document(store, path)
+        with damage(store):
+            return StoredArray.of(store, path, found)
+
+    array = once(store, ("array", path), read)
     if array.shape[-2:] != (grid.height, grid.width) or max(steps, default=0) >= array.shape[0]:
         raise StoreError(
             f"{where(store)}: {path} has the shape {array.shape}, which is not that of its cube"
@@ -374,7 +388,3 @@ def _axis(name: str) -> dict[str, Any]:
         "units": "m",
         "axis": name.upper(),
     }
-
-
-def _place(band: str) -> tuple[int, str]:
-    return _ORDER.get(band, 99), band

@@ -11,13 +11,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, delete, insert, select, tuple_
 
-from catalog.bands import BANDS
+from catalog.bands import band_place
 from catalog.errors import ConfigError, first_line
 from catalog.models import ASSETS, RASTERS, SCENE_REVISIONS, SCENES
 from catalog.portable_sql import is_text, one_of, one_of_these, upsert
 from catalog.recorded import AssetRecord, Raster, SceneRecord
 
-_ORDER = {band.name: place for place, band in enumerate(BANDS)}
 _FILE = ("href", "size", "etag", "last_modified", "checksum", "header_sha256", "header_length")
 _RASTER = ("width", "height", "x", "y", "pixel_width", "pixel_height", "dtype", "nodata")
 
@@ -28,7 +27,7 @@ def read_assets(connection: Connection, scenes: Sequence[int]) -> dict[int, dict
     rows = list(map(tuple, connection.execute(_files(), {"scenes": list(scenes)})))
     found: dict[int, dict[str, AssetRecord]] = {}
     with _sound():
-        rows.sort(key=lambda row: (row[0], _ORDER.get(row[1], len(_ORDER)), row[1]))
+        rows.sort(key=lambda row: (row[0], band_place(row[1])))
         for pk, band, *rest in rows:
             own: dict[str, Any] = dict(zip(_FILE, rest[: len(_FILE)], strict=True))
             is_text(own["href"])
@@ -82,14 +81,10 @@ def past_assets(
     )
     with _sound():
         return {
-            (pk, at): dict(map(_past_file, sorted(rows, key=_place)))
+            (pk, at): dict(map(_past_file, sorted(rows, key=lambda row: band_place(row["band"]))))
             for pk, at, rows in connection.execute(statement)
             if (pk, at) in wanted
         }
-
-
-def _place(row: Mapping[str, Any]) -> int:
-    return _ORDER.get(row["band"], len(_ORDER))
 
 
 def _past_file(row: Mapping[str, Any]) -> tuple[str, AssetRecord]:

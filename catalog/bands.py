@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -59,6 +60,8 @@ PROBABILITIES = frozenset({"cloud", "snow"})
 _BEYOND_PER_CENT = 255
 
 BY_NAME: dict[str, Band] = {band.name: band for band in BANDS}
+_BITS: dict[str, int] = {band.name: 1 << place for place, band in enumerate(BANDS)}
+"""Recorded in every catalog: a band that comes to ``BANDS`` goes to its end."""
 _ALIASES: dict[str, str] = {
     alias: band.name for band in BANDS for alias in (band.name, band.number.lower())
 } | {"b1": "coastal", "b2": "blue", "b3": "green", "b4": "red", "b5": "rededge1"} | {
@@ -105,6 +108,36 @@ def asked(what: str, given: Any) -> list[Any]:
     if len(several) > MOST_ASKED:
         raise UsageError(f"{what} has more than {MOST_ASKED} members: name each once")
     return several
+
+
+def band_place(name: str) -> tuple[int, str]:
+    """To sort by, in the order of ``BANDS``; a name that is none of them comes last."""
+    return _BITS.get(name, 1 << len(BANDS)), name
+
+
+def band_bits(names: Iterable[str]) -> int | None:
+    """A set of bands as one number, as the catalog keeps it; None for none."""
+    return sum(_BITS[name] for name in set(names)) or None
+
+
+@lru_cache(4096)
+def bands_in(bits: int | None) -> tuple[str, ...]:
+    """The bands of ``band_bits``, in the order of ``BANDS``.
+
+    Raises:
+        ValueError, TypeError: there are no such bits.
+    """
+    if bits is None:
+        return ()
+    if not 0 <= bits < 1 << len(BANDS):
+        raise ValueError(f"{bits} is no set of bands")
+    return tuple(name for name, bit in _BITS.items() if bits & bit)
+
+
+@lru_cache(4096)
+def band_set(bits: int | None) -> frozenset[str] | None:
+    """The same as a set; None for none."""
+    return frozenset(bands_in(bits)) or None
 
 
 def band_of_asset_key(key: str) -> str | None:

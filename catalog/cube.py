@@ -37,7 +37,7 @@ from zarr_cm import multiscales as multiscales_convention
 from zarr_cm import proj as proj_convention
 from zarr_cm import spatial as spatial_convention
 
-from catalog.bands import BANDS, BY_NAME, PROBABILITIES
+from catalog.bands import BY_NAME, PROBABILITIES, band_place
 from catalog.errors import UnreadableFileError
 from catalog.header import Header, Level
 from catalog.scene import Scene
@@ -51,7 +51,6 @@ REFLECTANCE_SCALE = 0.0001
 MAX_TILES = 2**16
 """Of a scene, all files and levels together: some 1 500 in Earth Search's tiles of 1024, 25 000 in
 tiles of 256. What is written takes some kilobyte of memory each."""
-_ORDER = {band.name: number for number, band in enumerate(BANDS)}
 
 Transform = tuple[float, float, float, float, float, float]
 
@@ -180,7 +179,7 @@ def scene_references(scene: Scene, headers: Iterable[Header]) -> SceneReferences
         )
     arrays: dict[str, ArrayReferences] = {}
     sizes: dict[str, tuple[int, int]] = {}
-    for header in sorted(headers, key=lambda h: (_ORDER.get(h.asset.band, 99), h.asset.band)):
+    for header in sorted(headers, key=lambda h: band_place(h.asset.band)):
         band, href = header.asset.band, header.asset.href
         if header.epsg is not None and header.epsg != scene.epsg:
             raise UnreadableFileError(

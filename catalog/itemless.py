@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-from catalog.bands import BANDS
+from catalog.bands import band_place
 from catalog.contents import StoredScene
 from catalog.cube import Grid
 from catalog.errors import UsageError
@@ -23,7 +23,6 @@ from catalog.sources import href_of
 NO_ITEM = hashlib.sha256(b"").hexdigest()
 """``item_sha256`` where there was no item: a crawl takes any that it meets for a changed one."""
 BOA_EVIDENCE = "boa_offset of the repository"
-_ORDER = {band.name: number for number, band in enumerate(BANDS)}
 
 
 def itemless_scene(
@@ -75,7 +74,7 @@ def itemless_scene(
                 shape=None,
                 transform=None,
             )
-            for band in sorted(stored.files, key=lambda band: (_ORDER.get(band, 99), band))
+            for band in sorted(stored.files, key=band_place)
         ),
     )
 

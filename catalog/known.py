@@ -15,7 +15,6 @@ from typing import Any
 from sqlalchemy import (
     Connection,
     and_,
-    func,
     literal,
     null,
     or_,
@@ -27,6 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.types import NullType
 
 from catalog.assets import read_assets
+from catalog.bands import band_set
 from catalog.errors import SceneError, first_line
 from catalog.models import ASSETS, BRANCHES, COLLECTIONS, ITEM_FAILURES, SCENE_REVISIONS, SCENES
 from catalog.portable_sql import one_of
@@ -56,8 +56,6 @@ def known_scenes(
     if not wanted:
         return {}
     mine = COLLECTIONS.c.name == collection
-    held = func.aggregate_strings(ASSETS.c.band, " ")
-    bands = select(held).where(ASSETS.c.scene_id == SCENES.c.id).scalar_subquery().label("bands")
     scenes = (
         select(
             SCENES.c.item_id,
@@ -73,7 +71,7 @@ def known_scenes(
             SCENES.c.attempts,
             SCENES.c.next_attempt_at,
             SCENES.c.last_error,
-            bands,
+            SCENES.c.bands,
             SCENES.c.missing,
             literal(0).label("unreadable"),
         )
@@ -102,8 +100,8 @@ def known_scenes(
     )
     known: dict[str, KnownScene] = {}
     failures: dict[str, KnownScene] = {}
-    for item_id, *values, names, lacks, failed in connection.execute(union_all(scenes, unreadable)):
-        values += [frozenset((names or "").split()), frozenset(lacks or ()), bool(failed)]
+    for item_id, *values, bands, lacks, failed in connection.execute(union_all(scenes, unreadable)):
+        values += [band_set(bands) or frozenset(), frozenset(lacks or ()), bool(failed)]
         (failures if failed else known)[item_id] = KnownScene(*values)
     for item_id, found in failures.items():
         before = known.get(item_id)

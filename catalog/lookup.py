@@ -331,16 +331,16 @@ class Catalog:
         name = parse_tile(tile)
         wanted = parse_several(collection, parse_collection)
         with database.read_transaction(self._engine) as connection:
-            then = moments.tile_snapshots(connection, self._repository_key, name, wanted, as_of)
+            now = moments.tile_heads(connection, self._repository_key, name, wanted)
             if as_of is not None:
-                snapshots = {branch: snapshot for branch, (snapshot, _) in then.items()}
-                states = placed.placed_then(connection, self._repository_key, snapshots)
-        held = [
-            opening.part_of(branch, snapshot, scenes)
-            if as_of is None
-            else opening.part_then(branch, snapshot, self._store(snapshot), *states[branch])
-            for branch, (snapshot, scenes) in then.items()
-        ]
+                then = moments.branches_then(
+                    connection, self._repository_key, now, as_of, f"tile {name}"
+                )
+                states = placed.placed_then(connection, self._repository_key, then)
+        if as_of is None:
+            held = [opening.part_of(branch, *there) for branch, there in now.items()]
+        else:
+            held = list(self._parts_then(then, states).values())
         first, last = (None, None) if datetime is None else parse_datetime(datetime)
         parts = []
         for part in held:
@@ -432,11 +432,10 @@ class Catalog:
         if unknown := set(question) - set(signature(Query.parse).parameters):
             raise UsageError(f"load takes no {', '.join(sorted(unknown))}: `search` has the others")
         found = self.search(**question)
-        records, snapshots, held = self._answer(found.query, as_of)
+        records, snapshots = self._answer(found.query, as_of)
         dataset = opening_area.open_area(
             self._some(records, found.query),
             snapshots,
-            held,
             self._store,
             area=found.query.area,
             bands=bands,
@@ -485,12 +484,9 @@ class Catalog:
             held = item_rows.collection_extents(connection, self._repository_key)
         return [collection_document(extent) for extent in held]
 
-    def _answer(
-        self, query: Query, as_of: AsOf
-    ) -> tuple[list[SceneRecord], dict[str, str], dict[int, frozenset[str]]]:
-        """The indexed scenes that answer, the snapshot to read each of their branches at, and the
-        bands they have (by ``SceneRecord.pk``): what the catalog records at one moment; at
-        ``query.as_of`` unless ``as_of`` is given."""
+    def _answer(self, query: Query, as_of: AsOf) -> tuple[list[SceneRecord], dict[str, str]]:
+        """The indexed scenes that answer and the snapshot to read each of their branches at: what
+        the catalog records at one moment; at ``query.as_of`` unless ``as_of`` is given."""
         given = as_of is not None
         if given and query.as_of is None:
             # Scenes that were withdrawn since were there.
@@ -507,18 +503,25 @@ class Catalog:
             branches = {record.branch for record in records if record.branch is not None}
             if as_of is None or not records:
                 known = heads.branch_heads(connection, self._repository_key)
-                heads_now = {branch: known[branch].snapshot_id for branch in branches}
-                return records, heads_now, placed.bands_of(connection, records)
-            snapshots = moments.snapshots_then(
+                return records, {branch: known[branch].snapshot_id for branch in branches}
+            then = moments.branches_then(
                 connection, self._repository_key, sorted(branches), as_of, "this search"
             )
-            states = placed.placed_then(connection, self._repository_key, snapshots)
-        parts = {
-            branch: opening.part_then(branch, snapshot, self._store(snapshot), *states[branch])
-            for branch, snapshot in snapshots.items()
+            states = placed.placed_then(connection, self._repository_key, then)
+        parts = self._parts_then(then, states)
+        snapshots = {branch: part.snapshot for branch, part in parts.items()}
+        return moments.as_recorded(records, parts), snapshots
+
+    def _parts_then(
+        self, then: Mapping[str, placed.Then], states: Mapping[str, Any]
+    ) -> dict[str, opening.Part]:
+        """By branch, as ``placed.placed_then`` has their scenes and as the repository does."""
+        return {
+            branch: opening.part_then(
+                branch, at.snapshot, self._store(at.snapshot), *states[branch]
+            )
+            for branch, at in then.items()
         }
-        then, held = moments.as_recorded(records, parts)
-        return then, snapshots, held
 
     def _some(self, records: Sequence[SceneRecord], query: Query) -> Sequence[SceneRecord]:
         """The records, if there are any.
@@ -574,10 +577,8 @@ class Catalog:
         return self._handles([record])[0]
 
     def _handles(self, records: Sequence[SceneRecord]) -> list[StoredScene]:
-        bands, where = Held(self, records), self.settings.repository
-        return [
-            StoredScene(record, self._assets, bands, self._store_at, where) for record in records
-        ]
+        where = self.settings.repository
+        return [StoredScene(record, self._assets, self._store_at, where) for record in records]
 
     def _assets(self, record: SceneRecord) -> Mapping[str, AssetRecord]:
         with database.read_transaction(self._engine) as connection:
@@ -585,22 +586,3 @@ class Catalog:
             if files := past.get((record.pk, record.recorded_at)):
                 return files
             return assets.read_assets(connection, [record.pk]).get(record.pk, {})
-
-
-class Held:
-    """The bands that scenes of one answer have files of: asked for all at once, when the first of
-    them is opened. It pickles without the others."""
-
-    def __init__(self, catalog: Catalog, records: Sequence[SceneRecord] = ()) -> None:
-        self._catalog, self._records = catalog, records
-        self._found: dict[int, frozenset[str]] | None = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Held, (self._catalog,)
-
-    def __call__(self, record: SceneRecord) -> frozenset[str] | None:
-        """None where it is not recorded."""
-        if self._found is None or not self._records:
-            with database.read_statements(self._catalog._engine) as connection:
-                self._found = placed.bands_of(connection, self._records or [record])
-        return self._found.get(record.pk)

@@ -49,7 +49,7 @@ from catalog import portable_sql
 from catalog.portable_sql import ETag, Hex, UtcDateTime, microseconds
 from catalog.recorded import STATUSES
 
-REVISION = "0006"
+REVISION = "0007"
 """Alembic revision whose schema these models are; a test compares it with ``migrations/``."""
 
 # SQLite only counts up by itself on a column declared exactly INTEGER.
@@ -213,6 +213,8 @@ class SceneState:
     missing: Mapped[list[Any] | None] = mapped_column(_LIST_OR_NULL)
     """Bands of the item that are not indexed, since their files could not be read; NULL for
     none."""
+    bands: Mapped[int | None]
+    """That are indexed, as ``bands.band_bits`` has them; NULL where no file is recorded."""
 
 
 class SceneRow(SceneState, Base):

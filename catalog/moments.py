@@ -15,7 +15,7 @@ from catalog import heads
 from catalog.errors import NotFoundError, UsageError
 from catalog.opening import Part
 from catalog.parse import parse_datetime
-from catalog.placed import placed_scenes
+from catalog.placed import Then, placed_scenes
 from catalog.recorded import PlacedScene, SceneRecord
 
 if TYPE_CHECKING:
@@ -28,18 +28,14 @@ AsOf = datetime | str | Mapping[str, str] | None
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def tile_snapshots(
-    connection: Connection,
-    repository_id: int,
-    tile: str,
-    collections: Sequence[str] | None,
-    as_of: AsOf,
+def tile_heads(
+    connection: Connection, repository_id: int, tile: str, collections: Sequence[str] | None
 ) -> dict[str, tuple[str, list[PlacedScene]]]:
-    """Snapshot id to read each branch of a tile at, by branch name, with the scenes that the
-    catalog records there now; at least one.
+    """The recorded head of each branch of a tile, by branch name, with the scenes that the catalog
+    records there now; at least one.
 
     Raises:
-        NotFoundError: no such tile in these collections, or nothing was recorded then.
+        NotFoundError: no such tile in these collections.
     """
     found = placed_scenes(connection, repository_id, tile)
     if collections is not None:
@@ -49,17 +45,13 @@ def tile_snapshots(
         where = f" in collection {named}" if collections is not None else ""
         known = known_tiles(connection, repository_id)
         raise NotFoundError(f"no tile {tile}{where}; there are {known}")
-    found = dict(sorted(found.items()))
-    if as_of is None:
-        return found
-    then = snapshots_then(connection, repository_id, found, as_of, f"tile {tile}")
-    return {branch: (snapshot, []) for branch, snapshot in then.items()}
+    return dict(sorted(found.items()))
 
 
-def snapshots_then(
+def branches_then(
     connection: Connection, repository_id: int, branches: Iterable[str], as_of: AsOf, what: str
-) -> dict[str, str]:
-    """The snapshot of each branch as of then; branches that had none are left out.
+) -> dict[str, Then]:
+    """Branches as of then; those that had no commit are left out. One statement for each.
 
     Args:
         what: named in errors.
@@ -88,26 +80,24 @@ def snapshots_then(
                 found[branch] = max(before)[1]
     if not found:
         raise NotFoundError(f"{what}: nothing was recorded as of {as_of}")
-    return found
+    return {
+        branch: Then(snapshot, [name for name, _ in written[branch]])
+        for branch, snapshot in found.items()
+    }
 
 
-def as_recorded(
-    records: Sequence[SceneRecord], parts: Mapping[str, Part]
-) -> tuple[list[SceneRecord], dict[int, frozenset[str]]]:
-    """The records with their places, times and offsets as ``parts`` (by branch) have them, and
-    their bands then by ``SceneRecord.pk``; scenes that these do not hold are left out."""
+def as_recorded(records: Sequence[SceneRecord], parts: Mapping[str, Part]) -> list[SceneRecord]:
+    """The records with their places, times, offsets and bands as ``parts`` (by branch) have them;
+    scenes that these do not hold are left out."""
     places = {
         (branch, item_id): n for branch, part in parts.items() for n, item_id in enumerate(part.ids)
     }
-    then, bands = [], {}
+    then = []
     for record in records:
         n = places.get((record.branch or "", record.id))
         if n is None:
             continue
         part = parts[record.branch or ""]
-        own = part.bands[n]
-        if own is not None:
-            bands[record.pk] = own
         then.append(
             replace(
                 record,
@@ -115,9 +105,10 @@ def as_recorded(
                 time_index=part.steps.indices[n],
                 datetime=_EPOCH + timedelta(microseconds=int(part.times[n])),
                 boa_offset=int(part.offsets[n]),
+                bands=tuple(part.bands[n] or ()),
             )
         )
-    return then, bands
+    return then
 
 
 def known_tiles(connection: Connection, repository_id: int) -> str:

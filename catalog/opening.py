@@ -55,14 +55,12 @@ Opener = Callable[[str], icechunk.IcechunkStore]
 def parts_of(
     records: Iterable[SceneRecord],
     snapshots: Mapping[str, str],
-    bands: Mapping[int, frozenset[str]],
 ) -> list[Part]:
     """The records by branch, in their order.
 
     Args:
         records: indexed scenes.
         snapshots: the one to read each branch at.
-        bands: that scenes have files of, by ``SceneRecord.pk``.
     """
     by_branch: dict[str, list[PlacedScene]] = {}
     for record in records:
@@ -74,7 +72,7 @@ def parts_of(
                 record.boa_offset,
                 record.root or "",
                 int(record.time_index or 0),
-                bands.get(record.pk),
+                frozenset(record.bands) or None,
             )
         )
     return [part_of(branch, snapshots[branch], held) for branch, held in by_branch.items()]
@@ -134,7 +132,7 @@ def name_branch(store: icechunk.IcechunkStore, branch: str) -> None:
         store.branch = branch
 
 
-def checked(part: Part, store: icechunk.IcechunkStore) -> list[Cube]:
+def checked(part: Part, store: icechunk.IcechunkStore) -> Sequence[Cube]:
     """The cubes of a part's branch, which has the scenes where, when and with the offsets that the
     catalog records.
 

@@ -48,7 +48,6 @@ _ALIASES = {band.number: band.name for band in BANDS}
 def open_area(
     records: Sequence[SceneRecord],
     snapshots: Mapping[str, str],
-    held: Mapping[int, frozenset[str]],
     opener: Opener,
     *,
     area: BaseGeometry | None,
@@ -68,7 +67,6 @@ def open_area(
     Args:
         records: indexed scenes, at least one.
         snapshots: of their branches.
-        held: the bands that scenes have files of, by ``SceneRecord.pk``.
         area: EPSG:4326; None for all the ground of their tiles.
         The others are those of ``lookup.Catalog.load``.
     """
@@ -86,7 +84,7 @@ def open_area(
     projection = None if crs is None else grid.parse_crs(crs)
     group([], groupby, 0.0)
 
-    parts = parts_of(records, snapshots, held)
+    parts = parts_of(records, snapshots)
     with ThreadPoolExecutor(min(THREADS, len(parts))) as pool:
         stores = list(pool.map(lambda part: opener(part.snapshot), parts))
         cubes = list(pool.map(checked, parts, stores))
@@ -294,7 +292,7 @@ def _extents(
     return found
 
 
-def _bands_at(cubes: Sequence[Cube], size: float) -> list[str]:
+def _bands_at(cubes: Sequence[Cube], size: float) -> Sequence[str]:
     """The bands that have pixels no finer than they need be: those at the coarsest group that is
     not coarser than ``size`` metres."""
     there = arrays.resolutions(cubes)

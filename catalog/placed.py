@@ -4,19 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import cache, lru_cache
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, bindparam, func, select, type_coerce
+from sqlalchemy import (
+    CompoundSelect,
+    Connection,
+    Select,
+    Table,
+    bindparam,
+    select,
+    type_coerce,
+    union_all,
+)
 from sqlalchemy.types import NullType
 
-from catalog.heads import branch_snapshots
-from catalog.models import ASSETS, BRANCHES, SCENE_REVISIONS, SCENES
-from catalog.portable_sql import one_of, one_of_these
-from catalog.recorded import PlacedScene, SceneRecord
+from catalog.bands import band_set
+from catalog.models import BRANCHES, SCENE_REVISIONS, SCENES
+from catalog.recorded import PlacedScene
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+
+
+class Then(NamedTuple):
+    """A branch as of then."""
+
+    snapshot: str
+    history: Sequence[str]
+    """Ids of the recorded commits of the branch, oldest first."""
 
 
 def placed_scenes(
@@ -31,35 +47,34 @@ def placed_scenes(
         scenes = found.setdefault(name, (head, []))[1]
         if item is not None:
             offset, root, index = place
-            scenes.append(PlacedScene(item, time(moment), offset, root, index, _bands(bands)))
+            scenes.append(PlacedScene(item, time(moment), offset, root, index, band_set(bands)))
     return found
 
 
 def placed_then(
-    connection: Connection, repository_id: int, snapshots: Mapping[str, str]
+    connection: Connection, repository_id: int, branches: Mapping[str, Then]
 ) -> dict[str, tuple[dict[str, PlacedScene], dict[str, PlacedScene]]]:
-    """What is recorded of the scenes that stood at ``snapshots`` (by branch), by branch and item
-    id: their state at the newest commit up to there; and, of those of which no such state is known
-    (its snapshot has expired), the next one after. Three statements for each branch."""
+    """What is recorded of the scenes that stood on branches then, by branch and item id: their
+    state at the newest commit up to there; and, of those of which no such state is known (its
+    snapshot has expired), the next one after. One statement for each branch."""
     found: dict[str, tuple[dict[str, PlacedScene], dict[str, PlacedScene]]] = {}
     time = _microseconds(connection.dialect.name)
-    for branch, snapshot in snapshots.items():
-        order = [name for name, _ in branch_snapshots(connection, repository_id, branch)]
-        place = {name: number for number, name in enumerate(order)}
+    for branch, (snapshot, history) in branches.items():
+        place = {name: number for number, name in enumerate(history)}
+        last, never = place.get(snapshot, -1), len(history)
         asked = {"branch": branch, "repository": repository_id}
-        last = place.get(snapshot, -1)
-        rows = [row for text in (_states(), _earlier()) for row in connection.execute(text, asked)]
-        rows.sort(key=lambda row: (place.get(row[2], len(order)), row[1]))
+        rows = sorted(
+            connection.execute(_states(), asked),
+            key=lambda row: (place.get(row[2], never), row[1]),
+        )
         then: dict[str, PlacedScene] = {}
         later: dict[str, PlacedScene] = {}
         met: set[str] = set()
         for item, _, written, status, when, offset, root, index, bands in rows:
-            if bands is not None and not isinstance(bands, str):
-                bands = ",".join(file["band"] for file in bands)
             scene = None
             if status == "indexed":
-                scene = PlacedScene(item, time(when), offset, root, index, _bands(bands))
-            if place.get(written, len(order)) <= last:
+                scene = PlacedScene(item, time(when), offset, root, index, band_set(bands))
+            if place.get(written, never) <= last:
                 met.add(item)
                 then.pop(item, None)
                 if scene is not None:
@@ -70,51 +85,11 @@ def placed_then(
     return found
 
 
-def bands_of(connection: Connection, records: Sequence[SceneRecord]) -> dict[int, frozenset[str]]:
-    """The bands of scenes that files are recorded of, by ``SceneRecord.pk``; those of which none is
-    are left out. One statement, and one more where a record is of an earlier state."""
-    rows = connection.execute(_bands_of(), {"scenes": [record.pk for record in records]})
-    found: dict[int, frozenset[str]] = {}
-    now: dict[int, Any] = {}
-    for pk, recorded_at, names in rows:
-        now[pk] = recorded_at
-        bands = _bands(names)
-        if bands is not None:
-            found[pk] = bands
-    past = {record.pk for record in records if now.get(record.pk) != record.recorded_at}
-    if past:
-        then = SCENE_REVISIONS.c
-        wanted = {(record.pk, record.recorded_at) for record in records if record.pk in past}
-        for pk in past:
-            found.pop(pk, None)
-        statement = select(then.scene_id, then.recorded_at, then.assets)
-        for pk, at, files in connection.execute(
-            statement.where(one_of(then.scene_id, sorted(past)))
-        ):
-            if (pk, at) in wanted and files:
-                found[pk] = frozenset(file["band"] for file in files)
-    return found
-
-
 def _microseconds(dialect: str) -> Callable[[Any], int]:
     """What makes an instant as the driver gives it into microseconds since 1970."""
     if dialect == "postgresql":
         return lambda moment: (moment - _EPOCH) // _MICROSECOND
     return int
-
-
-@lru_cache(1024)
-def _bands(names: str | None) -> frozenset[str] | None:
-    return None if not names else frozenset(names.split(","))
-
-
-def _names() -> Any:
-    """The bands of a scene's files, with commas between."""
-    return (
-        select(func.aggregate_strings(ASSETS.c.band, ","))
-        .where(ASSETS.c.scene_id == SCENES.c.id)
-        .scalar_subquery()
-    )
 
 
 @cache
@@ -130,7 +105,7 @@ def _placed() -> Select[Any]:
             scene.boa_offset,
             scene.root,
             scene.time_index,
-            _names(),
+            scene.bands,
         )
         .select_from(BRANCHES)
         .join(SCENES, there, isouter=True)
@@ -142,7 +117,17 @@ def _placed() -> Select[Any]:
     )
 
 
-def _state(table: Any, bands: Any) -> Select[Any]:
+@cache
+def _states() -> CompoundSelect[Any]:
+    """Of the scenes of a branch: those of now, and all earlier ones."""
+    then = SCENE_REVISIONS
+    return union_all(
+        _state(SCENES).select_from(SCENES),
+        _state(then).select_from(then.join(SCENES, SCENES.c.id == then.c.scene_id)),
+    )
+
+
+def _state(table: Table) -> Select[Any]:
     return (
         select(
             SCENES.c.item_id,
@@ -153,31 +138,12 @@ def _state(table: Any, bands: Any) -> Select[Any]:
             table.c.boa_offset,
             table.c.root,
             table.c.time_index,
-            bands,
+            table.c.bands,
         )
-        .select_from(table)
         .join(BRANCHES, BRANCHES.c.id == table.c.branch_id)
         .where(
             BRANCHES.c.repository_id == bindparam("repository"),
             BRANCHES.c.name == bindparam("branch"),
             table.c.snapshot_id.is_not(None),
         )
-    )
-
-
-@cache
-def _states() -> Select[Any]:
-    return _state(SCENES, _names())
-
-
-@cache
-def _earlier() -> Select[Any]:
-    then = SCENE_REVISIONS
-    return _state(then, then.c.assets).join(SCENES, SCENES.c.id == then.c.scene_id)
-
-
-@cache
-def _bands_of() -> Select[Any]:
-    return select(SCENES.c.id, SCENES.c.recorded_at, _names()).where(
-        one_of_these(SCENES.c.id, "scenes")
     )

@@ -70,6 +70,9 @@ class SceneRecord:
     missing: tuple[str, ...] = ()
     """Bands of its item that are not indexed, since their files cannot be read; ``warnings`` say
     why."""
+    bands: tuple[str, ...] = ()
+    """That are indexed, in the order of ``bands.BANDS``; none before the scene is, and of an
+    earlier state whose files are not recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +157,7 @@ class PlacedScene:
     """Cube on the branch: ``""`` or ``variant-xxxx``."""
     time_index: int
     bands: frozenset[str] | None
-    """Of which there is a file; None where that is not recorded."""
+    """Of which there is a file; None where that is not recorded: all of its cube."""
 
 
 @dataclass(frozen=True, slots=True)

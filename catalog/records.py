@@ -43,6 +43,7 @@ from catalog.assets import (
     remove_assets,
     write_assets,
 )
+from catalog.bands import band_bits
 from catalog.errors import BusyError, StoreError
 from catalog.failures import forget_failures
 from catalog.models import (
@@ -269,6 +270,7 @@ def _record_states(
                 "warnings": list(dict.fromkeys((*indexed.scene.warnings, *indexed.warnings))),
                 "href_prefix": common_directory([file.href for file in indexed.files]),
                 "missing": list(indexed.missing) or None,
+                "bands": band_bits(file.band for file in indexed.files),
                 "crawl_id": crawl,
             }
         )
@@ -327,6 +329,7 @@ class _Withdrawal:
                         revision=SCENES.c.revision + 1,
                         snapshot_id=self.commit.snapshot_id,
                         refs_sha256=NO_REFERENCES,
+                        bands=None,
                         recorded_at=self.moment.at,
                         sequence=self.moment.sequence,
                         crawl_id=self.crawl,

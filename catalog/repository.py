@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -14,7 +15,7 @@ import shlex
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, lru_cache, partial
@@ -158,6 +159,16 @@ class SnapshotStore(icechunk.IcechunkStore):
     def __reduce__(self) -> tuple[Any, ...]:
         plain = icechunk.IcechunkStore(self._store, read_only=True)
         return _unpickled, (pickle.dumps(plain), self.snapshot, self.branch)
+
+
+def once[T](store: icechunk.IcechunkStore, key: Any, make: Callable[[], T]) -> T:
+    """What ``make`` gives of a store: made once where the store never changes, and not to be."""
+    if not isinstance(store, SnapshotStore):
+        return make()
+    if key not in store.known:
+        store.known[key] = make()
+    found: T = store.known[key]
+    return found
 
 
 class _RefusedStore(SnapshotStore):
@@ -603,6 +614,18 @@ def read_document(store: icechunk.IcechunkStore, key: str) -> dict[str, Any] | N
         found: dict[str, Any] | None = store.known[key]
         return found
     return sync(get_document(store, key))
+
+
+def expect_documents(store: icechunk.IcechunkStore, keys: Iterable[str]) -> None:
+    """Fetches documents that are to be read, all at once where the store keeps them."""
+    if isinstance(store, SnapshotStore):
+        unknown = [key for key in keys if key not in store.known]
+        if len(unknown) > 1:
+            sync(_documents(store, unknown))
+
+
+async def _documents(store: icechunk.IcechunkStore, keys: Sequence[str]) -> None:
+    await asyncio.gather(*(get_document(store, key) for key in keys))
 
 
 async def _document(store: icechunk.IcechunkStore, key: str) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, type_coerce
 from sqlalchemy.types import NullType
 
+from catalog.bands import bands_in
 from catalog.errors import ConfigError, first_line
 from catalog.json_values import brief
 from catalog.models import BRANCHES, COLLECTIONS, REPOSITORIES
@@ -22,7 +23,7 @@ from catalog.recorded import SceneRecord
 
 _NAMES = tuple(field.name for field in fields(SceneRecord))
 _SIDES = ("miny", "maxx", "maxy")
-_BBOX, _WARNINGS, _MISSING = map(_NAMES.index, ("bbox", "warnings", "missing"))
+_BBOX, _WARNINGS, _MISSING, _BANDS = map(_NAMES.index, ("bbox", "warnings", "missing", "bands"))
 _ID, _COLLECTION = _NAMES.index("id"), _NAMES.index("collection")
 WIDTH = len(_NAMES) + len(_SIDES)
 """Columns of a record; what else a row has comes after them."""
@@ -75,6 +76,7 @@ def decoder(dialect: str) -> Callable[[Sequence[Any]], SceneRecord]:
             values[_MISSING] = (
                 () if lacks is None else tuple(lacks if native else json.loads(lacks))
             )
+            values[_BANDS] = bands_in(values[_BANDS])
             values[_BBOX] = (values[_BBOX], miny, maxx, maxy)
             return _made(values)
         except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:

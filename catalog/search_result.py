@@ -36,7 +36,7 @@ _DTYPES = (
     dict.fromkeys(SceneRecord.__dataclass_fields__, "str")
     | dict.fromkeys(("epsg", "boa_offset", "revision", "attempts"), "int64")
     | {"time_index": "Int64", "cloud_cover": "float64"}
-    | dict.fromkeys(("bbox", "warnings", "missing"), "object")
+    | dict.fromkeys(("bbox", "warnings", "missing", "bands"), "object")
     | dict.fromkeys(
         ("datetime", "created", "updated", "recorded_at", "next_attempt_at"), "datetime64[us, UTC]"
     )
@@ -160,14 +160,14 @@ class Scenes:
             NotFoundError: no scene answers; and as ``cube`` and ``load``.
         """
         catalog = self._catalog
-        records, snapshots, held = catalog._answer(self.query, as_of)
+        records, snapshots = catalog._answer(self.query, as_of)
         catalog._some(records, self.query)
         branches = {record.branch for record in records}
         snapshots = {branch: at for branch, at in snapshots.items() if branch in branches}
         tiles = {record.tile for record in records}
         if len(tiles) == 1 and not grid:
             dataset = opening.open_tile(
-                opening.parts_of(records, snapshots, held),
+                opening.parts_of(records, snapshots),
                 catalog._store,
                 tile=tiles.pop(),
                 bands=bands,
@@ -186,7 +186,6 @@ class Scenes:
         dataset = opening_area.open_area(
             records,
             snapshots,
-            held,
             catalog._store,
             area=self.query.area,
             bands=bands,

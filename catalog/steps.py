@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import icechunk
@@ -20,15 +20,17 @@ from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
+from catalog.bands import band_place
 from catalog.cube import TIME_CHUNK, Grid, grid_of_group
 from catalog.errors import StoreError
 from catalog.read_errors import damage, where
-from catalog.repository import SnapshotStore, get_document, read_document
+from catalog.repository import SnapshotStore, get_document, once, read_document
 
 MOST_STEPS = 1_000_000
 """Of a cube: a tile has some 150 scenes a year."""
-_SIZES = {"time": 8 * TIME_CHUNK, "boa_offset": 2 * TIME_CHUNK, "scene": 2**20}
-"""Bytes of a chunk of coordinates, decoded; of ``scene`` at most so many."""
+_SIZES = {"scene": 2**20, "time": 8 * TIME_CHUNK, "boa_offset": 2 * TIME_CHUNK}
+"""Bytes of a chunk of coordinates, decoded; of ``scene`` at most so many. As ``Columns`` has them.
+"""
 SECOND = 1_000_000
 """In microseconds, which times are in; the store's own are whole seconds."""
 
@@ -43,11 +45,22 @@ class Cube:
     """Data arrays by group."""
     attributes: Mapping[str, Any]
     """Of the root group."""
+    levels: Mapping[int, Sequence[str]] = field(init=False, compare=False)
+    """Pixel size in metres → bands that have an array there, finest first; bands in the order of
+    ``bands.BANDS``."""
+
+    def __post_init__(self) -> None:
+        found: dict[int, set[str]] = {}
+        for group, names in self.bands.items():
+            found.setdefault(pixel_size(group), set()).update(names)
+        levels = {size: sorted(found[size], key=band_place) for size in sorted(found)}
+        object.__setattr__(self, "levels", levels)
 
     def having(self, bands: frozenset[str]) -> Cube:
         """The same with only these of its bands."""
         some = {group: [b for b in names if b in bands] for group, names in self.bands.items()}
-        return Cube(self.root, {g: names for g, names in some.items() if names}, self.attributes)
+        some = {group: names for group, names in some.items() if names}
+        return self if some == self.bands else Cube(self.root, some, self.attributes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +86,17 @@ class Columns:
     offsets: Sequence[int]
 
 
-def read_cubes(store: icechunk.IcechunkStore) -> list[Cube]:
-    """The cubes of a branch, the main one first; an empty list for a branch without scenes.
+def read_cubes(store: icechunk.IcechunkStore) -> Sequence[Cube]:
+    """The cubes of a branch, the main one first; none for a branch without scenes. Read once of a
+    snapshot.
 
     Raises:
         StoreError: what is there is no cube of ours, or cannot be read.
     """
+    return once(store, "cubes", lambda: _read_cubes(store))
+
+
+def _read_cubes(store: icechunk.IcechunkStore) -> list[Cube]:
     with damage(store):
         main = read_document(store, "zarr.json")
         if main is None:
@@ -115,10 +133,14 @@ def document(store: icechunk.IcechunkStore, path: str) -> dict[str, Any]:
 
 
 def read_grid(store: icechunk.IcechunkStore, path: str) -> Grid:
-    """The grid that the group at ``path`` states."""
-    found = document(store, path)
-    with damage(store):
-        return grid_of_group(found)
+    """The grid that the group at ``path`` states; read once of a snapshot."""
+
+    def read() -> Grid:
+        found = document(store, path)
+        with damage(store):
+            return grid_of_group(found)
+
+    return once(store, ("grid", path), read)
 
 
 def path_of(cube: Cube, group: str) -> str:
@@ -147,52 +169,44 @@ def read_columns(store: icechunk.IcechunkStore, cubes: Sequence[Cube]) -> dict[s
 
 
 async def _read_columns(store: icechunk.IcechunkStore, cubes: Sequence[Cube]) -> dict[str, Columns]:
-    names = ("scene", "time", "boa_offset")
-    # Each lies in a manifest of its own: all are fetched at once.
-    columns = await asyncio.gather(
-        *(
-            _column(store, f"{path_of(cube, next(iter(cube.bands)))}/{name}", name)
-            for cube in cubes
-            for name in names
-        )
-    )
-    found: dict[str, Columns] = {}
-    for number, cube in enumerate(cubes):
-        ids, times, offsets = columns[3 * number : 3 * number + 3]
-        if not len(ids) == len(times) == len(offsets):
-            raise StoreError(f"{where(store)}: the coordinates along time differ in length")
-        found[cube.root] = Columns(ids, times, offsets)
-    return found
+    found = await asyncio.gather(*(_columns(store, cube) for cube in cubes))
+    return {cube.root: columns for cube, columns in zip(cubes, found, strict=True)}
 
 
-async def _column(store: icechunk.IcechunkStore, path: str, name: str) -> list[Any]:
-    """One of ``cube.coordinate_documents``."""
-    found = await get_document(store, f"{path}/zarr.json")
-    if found is None:
-        raise StoreError(f"{where(store)} has no {path}")
-    (steps,) = found["shape"]
+async def _columns(store: icechunk.IcechunkStore, cube: Cube) -> Columns:
+    """Of ``cube.coordinate_documents``. Each array lies in a manifest of its own: all are fetched
+    at once, and nearly always one chunk of each is all there is."""
+    group = path_of(cube, next(iter(cube.bands)))
+    first = [_chunk(store, f"{group}/{name}", name, 0) for name in _SIZES]
+    about, *columns = await asyncio.gather(get_document(store, f"{group}/scene/zarr.json"), *first)
+    if about is None:
+        raise StoreError(f"{where(store)} has no {group}/scene")
+    (steps,) = about["shape"]
     if not isinstance(steps, int) or not 0 <= steps <= MOST_STEPS:
-        raise StoreError(f"{where(store)}: {path} says that it has {steps!r} time steps")
-    chunks = await asyncio.gather(
-        *(
-            store.get(f"{path}/c/{number}", default_buffer_prototype())
-            for number in range(-(-steps // TIME_CHUNK))
-        )
-    )
-    values: list[Any] = []
-    for chunk in chunks:
-        if chunk is None:
-            raise StoreError(f"{where(store)}: {path} lacks a chunk")
-        raw = zstd_decode(chunk.to_bytes(), out=_SIZES[name])
-        if name == "scene":
-            if int.from_bytes(raw[:4], "little") != TIME_CHUNK:
-                raise StoreError(f"{where(store)}: {path} has a chunk of another length")
-            values.extend(map(str, VLenUTF8().decode(raw)))
-        else:
-            if len(raw) != _SIZES[name]:
-                raise StoreError(f"{where(store)}: {path} has a chunk of another length")
-            values.extend(np.frombuffer(raw, "<i8" if name == "time" else "<i2").tolist())
-    return values[:steps]
+        raise StoreError(f"{where(store)}: {group}/scene says that it has {steps!r} time steps")
+    count = -(-steps // TIME_CHUNK)
+    for name, column in zip(_SIZES, columns, strict=True):
+        later = (_chunk(store, f"{group}/{name}", name, number) for number in range(1, count))
+        column += [value for values in await asyncio.gather(*later) for value in values]
+        if len(column) < steps:
+            raise StoreError(f"{where(store)}: {group}/{name} lacks a chunk")
+    ids, times, offsets = (column[:steps] for column in columns)
+    return Columns(ids, times, offsets)
+
+
+async def _chunk(store: icechunk.IcechunkStore, path: str, name: str, number: int) -> list[Any]:
+    """The values of a chunk; none where there is no such chunk."""
+    chunk = await store.get(f"{path}/c/{number}", default_buffer_prototype())
+    if chunk is None:
+        return []
+    raw = zstd_decode(chunk.to_bytes(), out=_SIZES[name])
+    if name == "scene":
+        if int.from_bytes(raw[:4], "little") != TIME_CHUNK:
+            raise StoreError(f"{where(store)}: {path} has a chunk of another length")
+        return list(map(str, VLenUTF8().decode(raw)))
+    if len(raw) != _SIZES[name]:
+        raise StoreError(f"{where(store)}: {path} has a chunk of another length")
+    return np.frombuffer(raw, "<i8" if name == "time" else "<i2").tolist()
 
 
 def all_steps(

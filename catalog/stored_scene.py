@@ -28,14 +28,12 @@ class StoredScene:
         self,
         record: SceneRecord,
         assets: Callable[[SceneRecord], Mapping[str, AssetRecord]],
-        bands: Callable[[SceneRecord], frozenset[str] | None],
         store: Callable[[str], icechunk.IcechunkStore],
         repository: str,
     ) -> None:
         self.record = record
-        self._load_assets, self._load_bands = assets, bands
+        self._load_assets = assets
         self._open_store, self._repository = store, repository
-        self._held: tuple[frozenset[str] | None] | None = None
         self._assets: Mapping[str, AssetRecord] | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -108,11 +106,8 @@ class StoredScene:
         record, store = self.record, self.store()
         assert record.branch is not None
         assert record.snapshot_id is not None
-        if self._held is None:
-            self._held = (self._load_bands(record),)
-        (own,) = self._held
-        bands = {} if own is None else {record.pk: own}
-        (part,) = parts_of([record], {record.branch: record.snapshot_id}, bands)
+        (part,) = parts_of([record], {record.branch: record.snapshot_id})
+        (own,) = part.bands
         cubes = [cube for cube in checked(part, store) if cube.root == record.root]
         if own is not None and not all_bands:
             cubes = [cube.having(own) for cube in cubes]
