@@ -56,27 +56,31 @@ def decoder(dialect: str) -> Callable[[Sequence[Any]], SceneRecord]:
     time = _in_utc if native else _from_microseconds
     times, digests = (tuple(map(_NAMES.index, names)) for names in (_TIMES, _DIGESTS))
     met: dict[Any, datetime] = {}
+    held: dict[Any, tuple[str, ...]] = {}
 
     def record(row: Sequence[Any]) -> SceneRecord:
         try:
             *values, miny, maxx, maxy = row[:WIDTH]
-            if values[_ID].__class__ is not str or values[_COLLECTION].__class__ is not str:
+            if not values[_ID].__class__ is values[_COLLECTION].__class__ is str:
                 raise TypeError("its name is no text")
             for index in times:
                 value = values[index]
                 if value is not None:
                     moment = met.get(value)
-                    values[index] = met.setdefault(value, time(value)) if moment is None else moment
+                    if moment is None:
+                        moment = met[value] = time(value)
+                    values[index] = moment
             for index in digests:
                 if values[index] is not None:
                     values[index] = values[index].hex()
-            said = values[_WARNINGS]
-            values[_WARNINGS] = tuple(said if native else _from_json(said))
-            lacks = values[_MISSING]
+            said, lacks = values[_WARNINGS], values[_MISSING]
+            values[_WARNINGS] = () if said == "[]" else tuple(said if native else json.loads(said))
             values[_MISSING] = (
                 () if lacks is None else tuple(lacks if native else json.loads(lacks))
             )
-            values[_BANDS] = bands_in(values[_BANDS])
+            bits = values[_BANDS]
+            known = held.get(bits)
+            values[_BANDS] = held.setdefault(bits, bands_in(bits)) if known is None else known
             values[_BBOX] = (values[_BBOX], miny, maxx, maxy)
             return _made(values)
         except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
@@ -107,8 +111,3 @@ def _in_utc(moment: datetime) -> datetime:
 
 def _from_microseconds(value: int) -> datetime:
     return _EPOCH + timedelta(0, 0, value)
-
-
-def _from_json(text: str) -> Sequence[Any]:
-    found: list[Any] = [] if text == "[]" else json.loads(text)
-    return found
