@@ -18,7 +18,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,18 +29,21 @@ from typing import Any
 import boto3
 import pytest
 import rasterio
+import waitress
 from click.testing import CliRunner, Result
 from conftest import postgres_database
 from filelock import FileLock
-from moto.server import ThreadedMotoServer
+from moto.server import create_backend_app
 from numpy.typing import NDArray
 from sqlalchemy import Engine, text
 
 import catalog
 from catalog.cli import main
-from catalog.database import open_engine, read_transaction
+from catalog.database import open_engine, read_transaction, write_transaction
 from catalog.demo.archive import Archive, build_archive, load_archive
 from catalog.demo.server import ArchiveServer
+from catalog.identity import identify
+from catalog.registry import register_repository, register_sources
 from catalog.report import Report
 from catalog.repository import Repository
 from catalog.settings import Settings, load_settings
@@ -55,6 +60,8 @@ BANDS = 18
 """Of a scene of Collection 1."""
 SCENES = len(TILES) * len(DATES)
 REGION = "us-west-2"
+S3_REQUESTS: deque[str] = deque(maxlen=10_000)
+"""The last that the S3 server was asked: method and path."""
 STACKS = ("sqlite+local", "postgresql+s3")
 
 HOW_MUCH = ("COGCAT_KILLS", "COGCAT_EXAMPLES", "COGCAT_GUIDE")
@@ -110,8 +117,20 @@ class Stack:
             lines += [f"{key} = {json.dumps(value)}" for key, value in source.items()]
         self.config.write_text("\n".join(lines) + "\n")
 
-    def init(self) -> None:
-        set_up(self.settings)
+    def init(self, *, migrated: bool = False) -> None:
+        """``cogcat init``; of a database that is as it leaves it, only the rest."""
+        settings = self.settings
+        if not migrated:
+            set_up(settings)
+            return
+        repository = Repository.create(
+            settings.repository, settings.sources, settings.repository_options
+        )
+        with self.engine() as engine:
+            uid = identify(engine, repository, replaced=True)
+            with write_transaction(engine) as connection:
+                register_repository(connection, uid, repository.location)
+                register_sources(connection, settings.sources)
 
     def crawl(
         self,
@@ -319,14 +338,22 @@ def server(archive: Archive) -> Iterator[ArchiveServer]:
 @pytest.fixture(scope="session")
 def moto_server() -> Iterator[str]:
     """Address of an S3 server in memory, with a bucket ``repositories``."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    address = f"http://{host}:{port}"
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    # Moto's own server starts a thread and a connection for each request, and looks up the service.
+    s3 = create_backend_app("s3")
+
+    def noted(environ: dict[str, Any], start: Any) -> Any:
+        S3_REQUESTS.append(f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}")
+        return s3(environ, start)
+
+    server = waitress.create_server(
+        noted, host="127.0.0.1", port=0, threads=8, connection_limit=10_000
+    )
+    threading.Thread(target=server.run, daemon=True).start()
+    address = f"http://127.0.0.1:{server.effective_port}"
     make_bucket(s3_client(address), "repositories")
     yield address
-    server.stop()
+    server.close()
 
 
 def s3_client(address: str) -> Any:
@@ -359,7 +386,6 @@ def open_stack(
             database = f"sqlite:///{directory / 'cogcat.db'}"
             location = str(directory / "repo")
             if init:
-                # Migrated already: set_up finds nothing to do.
                 shutil.copy(request.getfixturevalue("_sqlite_template"), directory / "cogcat.db")
         else:
             moto = request.getfixturevalue("moto_server")
@@ -370,7 +396,7 @@ def open_stack(
         stack = Stack(name, directory, database, location, server, sources, moto)
         stack.write_config()
         if init:
-            stack.init()
+            stack.init(migrated=True)
         yield stack
 
 

@@ -25,7 +25,7 @@ from scenes import (
     write,
     write_small_cog,
 )
-from stacks import Stack
+from stacks import S3_REQUESTS, Stack
 from test_arrays import indexers, opened
 
 from catalog.cube_writer import Written
@@ -152,18 +152,18 @@ def test_one_request_per_chunk(tmp_path: Path, at_once: bool) -> None:
         np.testing.assert_array_equal(loaded[band].values[2], want)
 
 
-def test_one_request_per_chunk_on_s3(s3_stack: Stack, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_request_per_chunk_on_s3(s3_stack: Stack) -> None:
     """And after the first read of a snapshot, none but for chunks."""
     s3_stack.crawl(limit=1)
     with s3_stack.connect() as cat:
         scene = next(iter(cat.search()))
         first = scene.open(bands=["red"], resolution=10).red.values
-        requests = Requests(caplog)
+        S3_REQUESTS.clear()
         again = cat.scene(scene.id).open(bands=["red"], resolution=10)
-        assert requests.seen() == []
+        assert not S3_REQUESTS
         np.testing.assert_array_equal(again.red.values, first)
         tile = again.red.encoding["preferred_chunks"]["x"]
-        assert len(requests.seen()) == (-(-first.shape[0] // tile)) ** 2
+        assert len(S3_REQUESTS) == (-(-first.shape[0] // tile)) ** 2
 
 
 def test_a_server_that_stumbles_is_asked_again(
@@ -234,15 +234,3 @@ def test_a_snapshot_is_taken_apart_once(crawled: Stack, monkeypatch: pytest.Monk
         # What one caller does to its coordinates is not seen by the next.
         again.boa_offset.values[:] = 7
         assert not (cat.cube("10TFR", bands=["red"], resolution=10).boa_offset.values == 7).any()
-
-
-class Requests:
-    """What moto was asked since it was made: it logs as werkzeug does."""
-
-    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
-        caplog.set_level("INFO", logger="werkzeug")
-        caplog.clear()
-        self.caplog = caplog
-
-    def seen(self) -> list[str]:
-        return [r.getMessage() for r in self.caplog.records if r.name == "werkzeug"]
