@@ -205,7 +205,7 @@ def test_what_was_recorded_before_there_was_an_order_keeps_it(database_url: str)
     config.set_main_option("script_location", str(ROOT / "migrations"))
     with migration_connection(engine) as connection:
         config.attributes["connection"] = connection
-        command.downgrade(config, "-1")
+        command.downgrade(config, "0004")
     migrate(engine)
     with writer.connect() as cat:
         assert list(cat.changes()) == before

@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ import numpy as np
 import pytest
 import rasterio
 from agreement import Item, assert_agree, item_at
+from alembic import command
+from alembic.config import Config
+from conftest import ROOT
 from stacks import DATES, SCENES, Stack
 from worlds import copied
 
 from catalog import committer as committer_module
 from catalog import records
-from catalog.database import write_transaction
+from catalog.database import migrate, migration_connection, write_transaction
 from catalog.errors import StoreError, UsageError
 from catalog.failures import RETRY_DELAYS
 from catalog.setup import open_crawl, rebuild
@@ -298,6 +302,38 @@ def test_a_rebuilt_record_says_the_same(stack: Stack, tmp_path: Path) -> None:
         after, _ = scene_of(copy, item)
         assert (after.missing, after.refs_sha256) == (("scl",), before.refs_sha256)
         assert copy.crawl(bands=TWO).failed == 0
+
+
+def test_the_bands_of_every_state_are_recorded(stack: Stack) -> None:
+    """And a database of before has them from its files."""
+    item = item_at(stack, "10TFR", DATES[0])
+    spoil(stack, item, "scl", tiled=False)
+    stack.crawl(bands=TWO)
+    stack.crawl(bands=["red", "nir"], ids=[item["id"]], reread=True)
+    first, second = ("red",), ("red", "nir")
+    with stack.connect() as cat:
+        now = cat.scene(item["id"])
+        assert now.bands == second
+        assert set(now.open()) == {"red", "nir"}
+        (then,) = cat.search(ids=[item["id"]], as_of=now.recorded_at - timedelta(microseconds=1))
+        assert then.bands == first
+        assert set(then.open()) == {"red"}
+        assert cat.search().to_pandas().bands.map(len).tolist() == [2] * SCENES
+
+    def recorded() -> list[Any]:
+        asked = "SELECT id, bands FROM {} ORDER BY id"
+        return [stack.rows(asked.format(table)) for table in ("scenes", "scene_revisions")]
+
+    before = recorded()
+    assert len(before[1]) == 1
+    config = Config()
+    config.set_main_option("script_location", str(ROOT / "migrations"))
+    with stack.engine() as engine:
+        with migration_connection(engine) as connection:
+            config.attributes["connection"] = connection
+            command.downgrade(config, "0006")
+        migrate(engine)
+    assert recorded() == before
 
 
 # Read again

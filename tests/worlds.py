@@ -20,6 +20,7 @@ from conftest import postgres_database
 from stacks import Stack, s3_client
 from zarr.core.sync import sync
 
+from catalog.bands import bands_in
 from catalog.cube_writer import Placement, read_cubes
 from catalog.repository import Repository
 
@@ -73,6 +74,12 @@ def world(stack: Stack, *, every_commit: bool = True) -> World:
     if every_commit:
         there = {s for branch in heads for s in histories[branch]} - {repository.first_snapshot()}
         assert {s for s, _ in recorded} == there, "a commit is not recorded"
+
+    held: dict[int, set[str]] = {}
+    for key, band in stack.rows("SELECT scene_id, band FROM assets"):
+        held.setdefault(key, set()).add(band)
+    for key, item, bits in stack.rows("SELECT id, item_id, bands FROM scenes"):
+        assert set(bands_in(bits)) == held.get(key, set()), f"{item}: other bands than files"
 
     store = {branch: _scenes_of(repository, head) for branch, head in heads.items()}
     files: dict[int, list[Any]] = {}
