@@ -18,6 +18,7 @@ from weakref import WeakSet
 from sqlalchemy import URL, Connection, Engine, create_engine, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
+from catalog.compiled import share_compiled
 from catalog.errors import CatalogError, ConfigError, DatabaseLostError, redacted
 from catalog.json_values import brief
 from catalog.models import REVISION, Base
@@ -73,6 +74,7 @@ def open_engine(url: str, *, cache: int | None = None) -> Engine:
             json_serializer=to_json,
             json_deserializer=from_json,
         )
+    share_compiled(engine)
     if exists(engine):
         try:
             with read_transaction(engine) as connection:

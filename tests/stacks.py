@@ -29,6 +29,7 @@ from typing import Any
 import boto3
 import pytest
 import rasterio
+import rasterio.session
 import waitress
 from click.testing import CliRunner, Result
 from conftest import postgres_database
@@ -76,6 +77,11 @@ os.environ |= {
     "AWS_REGION": REGION,
     "AWS_EC2_METADATA_DISABLED": "true",
 }
+
+
+# Where there are keys, rasterio makes a session of boto3's for every file and array, in 10 ms each.
+# Nothing here is read from S3 by rasterio.
+rasterio.session.boto3 = None
 
 
 @dataclass(slots=True)

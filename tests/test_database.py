@@ -19,6 +19,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from conftest import ROOT
 from sqlalchemy import Engine, insert, inspect, select, text
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from catalog import database
 from catalog.assets import read_assets
@@ -32,11 +33,12 @@ from catalog.database import (
     write_transaction,
 )
 from catalog.errors import BusyError, ConfigError
-from catalog.models import BRANCHES, REPOSITORIES, REVISION, TILES, Base
-from catalog.portable_sql import one_of
+from catalog.models import BRANCHES, REPOSITORIES, REVISION, TILES, WATCHES, Base
+from catalog.portable_sql import one_of, upsert
 from catalog.recorded import AssetRecord
 
 NOW = datetime(2024, 2, 29, 12, 0, 0, 123456, tzinfo=UTC)
+BOX = {"tile": "10TFR", "minx": -122.0, "miny": 44.0, "maxx": -120.0, "maxy": 46.0}
 
 
 def _drift(engine: Engine) -> list[object]:
@@ -68,6 +70,34 @@ def test_migrations_make_the_models_and_go_back(database_url: str) -> None:
     migrate(engine)
     assert _drift(engine) == []
     engine.dispose()
+
+
+def test_what_one_engine_compiled_serves_the_next(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its own values, and the types of its own kind of database."""
+    watch = WATCHES.c
+    shape = select(watch.query, watch.created_at).where(watch.name.in_(["one", "two"]))
+
+    def write_and_read(engine: Engine, name: str, moment: datetime) -> list[tuple[object, ...]]:
+        row = {"name": name, "query": {"tile": [name, "é"]}, "created_at": moment}
+        with write_transaction(engine) as connection:
+            connection.execute(insert(WATCHES).values(**row))
+            connection.execute(upsert(engine.dialect.name, TILES).on_conflict_do_nothing(), BOX)
+        with read_transaction(engine) as connection:
+            return [tuple(row) for row in connection.execute(shape.where(watch.name == name))]
+
+    later = NOW + timedelta(microseconds=1)
+    assert write_and_read(engine, "one", NOW) == [({"tile": ["one", "é"]}, NOW)]
+    other = open_engine(engine.url.render_as_string(hide_password=False))
+    try:
+        monkeypatch.setattr(SQLCompiler, "__init__", "not to be called")
+        assert write_and_read(other, "two", later) == [({"tile": ["two", "é"]}, later)]
+        with pytest.raises(TypeError), read_transaction(other) as connection:
+            connection.execute(shape.limit(3))
+    finally:
+        monkeypatch.undo()
+        other.dispose()
 
 
 def test_every_constraint_and_index_has_a_name(engine: Engine) -> None:

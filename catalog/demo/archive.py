@@ -27,6 +27,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from pyproj import Transformer
+from rasterio.session import DummySession
 
 from catalog.bands import BY_NAME
 from catalog.demo.cogs import SMALLEST_OVERVIEW_BLOCK, write_cog
@@ -371,7 +372,7 @@ def _write_jpeg(path: Path, pixels: NDArray[np.uint8]) -> None:
     # Without PAM, or GDAL leaves the transform in an .aux.xml; rasterio warns if there is none.
     count, height, width = pixels.shape
     with (
-        rasterio.Env(GDAL_PAM_ENABLED="NO"),
+        rasterio.Env(session=DummySession(), GDAL_PAM_ENABLED="NO"),
         rasterio.open(
             path,
             "w",

@@ -17,6 +17,7 @@ import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
+from rasterio.session import DummySession
 from rasterio.transform import Affine
 
 SMALLEST_OVERVIEW = 128
@@ -98,7 +99,8 @@ def write_cog(
     if count == 3:
         options["PHOTOMETRIC"] = "RGB"
     with (
-        rasterio.Env(GDAL_TIFF_OVR_BLOCKSIZE=overview_block),
+        # Without a session of AWS, which rasterio makes where there are keys.
+        rasterio.Env(session=DummySession(), GDAL_TIFF_OVR_BLOCKSIZE=overview_block),
         rasterio.open(
             "",
             "w+",
