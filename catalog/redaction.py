@@ -208,6 +208,10 @@ def _value_left_out(text: str, found: re.Match[str]) -> tuple[str, int]:
         value = _WORD.match(text, scheme.end() if scheme else start)
     assert value is not None
     end = value.end()
+    for pair in _PAIR.finditer(text, start, end):
+        # A header's line ends where a quotation begins, whose name is to be judged with it.
+        if pair.end() == end and text[end : end + 1] in tuple("\"'"):
+            end = pair.start()
     if end == start:
         return "", start
     # What closes a sentence or a bracket around the address is not part of it.

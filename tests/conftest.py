@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import shapely
 from filelock import FileLock
+from hypothesis import settings
 from sqlalchemy import Engine, create_engine, event, make_url
 
 from catalog.database import migrate, open_engine
@@ -26,6 +27,11 @@ from catalog.patience import Patience
 from catalog.scene import Scene
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# The same examples each time decide whether it is sound; COGCAT_EXAMPLES looks for new ones.
+settings.register_profile("sound", derandomize=True, database=None, deadline=None)
+settings.register_profile("soak", deadline=None)
+settings.load_profile("soak" if "COGCAT_EXAMPLES" in os.environ else "sound")
 
 # Clients in native code do not pass the wall below: they meet a closed port as their proxy.
 _CLOSED = "http://127.0.0.1:9"
@@ -94,7 +100,9 @@ def internet_attempts() -> Iterator[list[str]]:
 def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many tries as ever, after shorter pauses."""
     monkeypatch.setattr("catalog.header.PATIENCE", Patience(first=0.01))
+    monkeypatch.setattr("catalog.stac_api.PATIENCE", Patience(first=0.01))
     monkeypatch.setattr("catalog.storage.PATIENCE", Patience(retries=3, first=0.01))
+    monkeypatch.setattr("catalog.database.PATIENCE", Patience(retries=4, first=0.01))
 
 
 @pytest.fixture(scope="session")

@@ -353,7 +353,13 @@ def moto_server() -> Iterator[str]:
         return s3(environ, start)
 
     server = waitress.create_server(
-        noted, host="127.0.0.1", port=0, threads=8, connection_limit=10_000
+        noted,
+        host="127.0.0.1",
+        port=0,
+        threads=8,
+        connection_limit=10_000,
+        # Not select, which ends with an error at the 1 024th file that is open.
+        asyncore_use_poll=True,
     )
     threading.Thread(target=server.run, daemon=True).start()
     address = f"http://127.0.0.1:{server.effective_port}"

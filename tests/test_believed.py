@@ -16,6 +16,7 @@ from sqlalchemy import text
 from stacks import C1, Stack
 
 import catalog
+from catalog.bands import band_bits
 from catalog.database import write_transaction
 from catalog.errors import CatalogError, NotFoundError, StoreError
 from catalog.missing import MissingBandWarning
@@ -142,6 +143,10 @@ def test_a_scene_without_scl_is_never_taken_for_clear(stack: Stack, lost: str) -
             " (SELECT id FROM scenes WHERE item_id = :id)",
             id=name,
         )
+        alter(
+            stack, "UPDATE scenes SET bands = :red WHERE item_id = :id",
+            red=band_bits(["red"]), id=name,
+        )  # fmt: skip
     with stack.connect() as cat:
         asks: list[Callable[..., xr.Dataset]] = [
             lambda **more: cat.cube(TILE, bands=["red"], resolution=20, **more),

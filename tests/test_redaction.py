@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from catalog.redaction import has_secrets, redacted, without_secrets
@@ -158,6 +158,8 @@ def test_addresses(url: str, left: str) -> None:
 FORMS = st.sampled_from(TOLD)
 
 
+@example(["Authorization: Bearer §", "password = '§ §'"])
+@example(["Cookie: a=§; b", "x = '1', token='§ §'"])
 @given(
     st.lists(
         st.one_of(
