@@ -51,6 +51,7 @@ ORDER = [
         "models",
         "sql_errors",
         "sqlite_file",
+        "compiled",
         "database",
     },
     {"views", "mosaic_array", "opening", "opening_area"},
@@ -73,7 +74,7 @@ STORE = {
 }  # fmt: skip
 SQL = {
     "sqlalchemy", "catalog.portable_sql", "catalog.models", "catalog.sql_errors",
-    "catalog.sqlite_file", "catalog.database", "catalog.registry",
+    "catalog.compiled", "catalog.sqlite_file", "catalog.database", "catalog.registry",
     "catalog.tiles", "catalog.assets", "catalog.failures", "catalog.known", "catalog.records",
     "catalog.heads", "catalog.status", "catalog.sieve", "catalog.sync", "catalog.selection",
     "catalog.lease", "catalog.expiry", "catalog.watches",
