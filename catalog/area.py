@@ -17,6 +17,14 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
+from catalog.bounds import (
+    at_most,
+    check_crossings,
+    check_text,
+    check_vertices,
+    check_wkb,
+    check_wkt,
+)
 from catalog.errors import UsageError
 from catalog.footprint import WIDEST
 from catalog.parse import Box
@@ -50,11 +58,13 @@ def parse_geometry(given: Any) -> BaseGeometry:
     antimeridian.
 
     Raises:
-        UsageError: not a geometry, empty, of an SRID that is not 4326, or a coordinate that is
-            not a finite number or not on the globe.
+        UsageError: not a geometry, empty, of an SRID that is not 4326, a coordinate that is
+            not a finite number or not on the globe, or more of anything than ``bounds`` allow.
     """
     try:
         shape = shapely.force_2d(_shape(given))
+    except UsageError:
+        raise
     except _FAULTS as error:
         lines = str(error).splitlines() or [type(error).__name__]
         raise UsageError(
@@ -62,11 +72,14 @@ def parse_geometry(given: Any) -> BaseGeometry:
         ) from error
     if shape.is_empty:
         raise UsageError("malformed geometry: it is empty")
+    check_vertices(shape)
     coordinates = shapely.get_coordinates(shape)
     if not np.isfinite(coordinates).all():
         raise UsageError("malformed geometry: a coordinate is not a finite number")
     if (np.abs(coordinates) > (360, 90)).any():
         raise UsageError("malformed geometry: coordinates are longitude, latitude in degrees")
+    if not shape.is_valid or shapely.get_type_id(shape) == _COLLECTION:
+        check_crossings(shape)
     if not shape.is_valid:
         shape = shapely.make_valid(shape)
     return _united(shape)
@@ -154,7 +167,7 @@ def _shape(given: Any) -> BaseGeometry:
             raise ValueError(f"its SRID is {srid}; give longitude, latitude in degrees, 4326")
         return given
     if isinstance(given, list | tuple):
-        return shapely.geometrycollections([_shape(part) for part in given])
+        return shapely.geometrycollections([_shape(part) for part in at_most("the area", given)])
     if getattr(given, "crs", None) is not None and hasattr(given, "to_crs"):
         given = given.to_crs("EPSG:4326")
     document = given if isinstance(given, Mapping) else getattr(given, "__geo_interface__", None)
@@ -171,13 +184,17 @@ def _shape(given: Any) -> BaseGeometry:
 
 
 def _shape_of_text(given: str | bytes | bytearray) -> BaseGeometry:
+    check_text("the area", given)
     if isinstance(given, bytes | bytearray) and not given.lstrip().startswith(b"{"):
+        check_wkb(bytes(given))
         return shapely.from_wkb(bytes(given))
     text = (given if isinstance(given, str) else given.decode()).strip()
     if text.startswith("{"):
         return _shape(json.loads(text))
     if _HEX.fullmatch(text):
+        check_wkb(bytes.fromhex(text))
         return shapely.from_wkb(text)
+    check_wkt(text)
     extended = _EWKT.fullmatch(text)
     if extended is None:
         return shapely.from_wkt(text)

@@ -20,6 +20,7 @@ from typing import Any
 from shapely.geometry.base import BaseGeometry
 
 from catalog.area import box_geometry, parse_geometry
+from catalog.bounds import MOST_VALUES, check_condition, check_text, check_values
 from catalog.errors import UsageError
 from catalog.filter_tree import (
     And,
@@ -51,6 +52,7 @@ DEEPEST = 60
 """Levels of parentheses and NOTs: the library's parser ends the process at some thousands."""
 LONGEST = 400
 """Conditions in one filter: SQLite takes a thousand levels of AND and OR."""
+_MANY = f"IN takes {MOST_VALUES:,} values"
 
 _TEXT = {
     **dict.fromkeys(("id",), "item_id"),
@@ -112,6 +114,10 @@ _KNOWN = (
     "T_EQUALS, T_STARTS and T_FINISHES"
 )
 _QUOTED = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"")
+_WKT = re.compile(
+    r"\b(?:multi)?(?:point|linestring|polygon|geometrycollection|bbox)\s*z?m?\s*\([-\d\s.,()e+]*\)",
+    re.IGNORECASE,
+)
 _NESTED = re.compile(rf"(?:(?:\bnot\b|[-+(])\s*){{{DEEPEST},}}", re.IGNORECASE)
 _NORMAL = {"tile": parse_tile, "platform": parse_platform, "baseline": parse_baseline}
 """Column → what makes one form of what people write."""
@@ -140,6 +146,7 @@ def parse_filter(given: str | Mapping[str, Any] | bool | Filter) -> Filter:
     try:
         document: Any = None
         if isinstance(given, str):
+            check_text("filter", given)
             text = given.strip()
             if text.startswith("{"):
                 document = json.loads(text)
@@ -175,7 +182,7 @@ class _Reading:
     def __init__(self) -> None:
         self.values: list[Any] = []
         self.places: list[BaseGeometry] = []
-        self.conditions = 0
+        self.conditions = self.choices = 0
 
     def condition(self, node: Any) -> Tree:
         if isinstance(node, bool):
@@ -183,7 +190,7 @@ class _Reading:
         operator, arguments = _call(node, "a condition")
         self.conditions += 1
         if self.conditions > LONGEST:
-            raise UsageError(f"filter has more than {LONGEST} conditions; IN takes any number")
+            raise UsageError(f"filter has more than {LONGEST} conditions; {_MANY}")
         if operator in ("and", "or"):
             parts = tuple(self.condition(part) for part in _several(operator, arguments))
             return And(parts) if operator == "and" else Or(parts)
@@ -260,10 +267,12 @@ class _Reading:
         left = self.property(subject, "IN")
         if not choices:
             return Truth(False)
+        self.choices += len(choices)
+        check_values("filter: IN", self.choices, self.choices)
         if left.kind != "text":
             if len(choices) > LONGEST:
                 raise UsageError(
-                    f"filter: IN takes any number of texts, but {LONGEST} of a {left.kind}"
+                    f"filter: IN takes {MOST_VALUES:,} texts, but {LONGEST} of a {left.kind}"
                 )
             return Or(tuple(self.comparison("=", subject, choice) for choice in choices))
         values = []
@@ -496,6 +505,7 @@ def _check_depth(text: str) -> None:
         deepest = max(deepest, depth)
     if deepest > DEEPEST or _NESTED.search(bare):
         raise UsageError(f"filter is nested more than {DEEPEST} deep")
+    check_condition(_WKT.sub("", bare))
 
 
 def _check_keys(document: Any) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from catalog.bounds import at_most
 from catalog.errors import UsageError
 from catalog.json_values import brief, finite
 from catalog.names import name_fault
@@ -307,13 +308,13 @@ def parse_several(
     """One value or several, each through ``one``, without repeats; None stays None.
 
     Raises:
-        UsageError: as ``one``.
+        UsageError: as ``one``, or there are more than ``bounds.MOST_VALUES``.
     """
     if given is None:
         return None
     if isinstance(given, str) or not isinstance(given, Iterable):
         given = [given]
-    return tuple(dict.fromkeys(map(one, given)))
+    return tuple(dict.fromkeys(map(one, at_most("a list", given))))
 
 
 def _name(what: str, text: str, example: str) -> str:

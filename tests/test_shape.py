@@ -22,7 +22,7 @@ MODULES = {
 TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 
 ORDER = [
-    {"printable", "redaction", "errors", "memory", "blame"},
+    {"printable", "redaction", "errors", "memory", "blame", "bounds"},
     {"logs", "hrefs", "settings", "patience", "bands", "json_values", "names", "parse"},
     {"footprint", "area", "affine", "ground", "unreadable", "page_json"},
     {"scene", "boa_offset", "item_assets", "item_properties", "item"},
