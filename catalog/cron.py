@@ -51,6 +51,9 @@ def question(watch: Watch, *, full: bool = False) -> StacQuery:
     if full or watch.last_finished_at is None or query.limit is not None:
         # Of a limited one there may be more than was ever asked for, whatever is newest.
         return query
+    if not watch.has_found:
+        # What comes to an empty place may be of any day.
+        return query
     if watch.watermark is not None:
         return replace(query, updated_since=watch.watermark - OVERLAP)
     start, end = parse_datetime(query.datetime)

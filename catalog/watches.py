@@ -39,6 +39,8 @@ class Watch:
     last_crawl: int | None
     last_finished_at: datetime | None
     """Of the last crawl of this question that ended well, UTC."""
+    has_found: bool = True
+    """Whether any crawl of this question has met an item."""
 
 
 def save_watch(connection: Connection, name: str, query: Mapping[str, Any]) -> bool:
@@ -108,9 +110,9 @@ def get_watch(connection: Connection, name: str) -> Watch:
 def list_watches(connection: Connection) -> list[Watch]:
     """Every watch, by name. One statement."""
     # A crawl that began before the question was saved asked another.
-    done = func.max(CRAWLS.c.finished_at).filter(
-        CRAWLS.c.outcome == "done", CRAWLS.c.started_at >= WATCHES.c.created_at
-    )
+    since = CRAWLS.c.started_at >= WATCHES.c.created_at
+    done = func.max(CRAWLS.c.finished_at).filter(CRAWLS.c.outcome == "done", since)
+    found = func.coalesce(func.max(CRAWLS.c.found).filter(since), 0) > 0
     statement = (
         select(
             WATCHES.c.id,
@@ -120,12 +122,13 @@ def list_watches(connection: Connection) -> list[Watch]:
             WATCHES.c.created_at,
             func.max(CRAWLS.c.id),
             done,
+            found,
         )
         .join(CRAWLS, CRAWLS.c.watch_id == WATCHES.c.id, isouter=True)
         .group_by(WATCHES.c.id)
         .order_by(WATCHES.c.name)
     )
-    return [Watch(*row) for row in connection.execute(statement)]
+    return [Watch(*row[:-1], bool(row[-1])) for row in connection.execute(statement)]
 
 
 def advance_watch(connection: Connection, watch: Watch, watermark: datetime | None) -> None:

@@ -141,6 +141,22 @@ def test_a_source_that_does_not_say_when_items_changed_is_looked_back_through(
     assert run(stack)["found"] < found or found == 0
 
 
+def test_a_watch_that_has_found_nothing_yet_is_asked_from_its_beginning(stack: Stack) -> None:
+    """What is published later may be of any day: not of the look-back window alone."""
+    add(stack, "valley", "--tile", "10TFR")
+    published = list(stack.items)
+    stack.items.clear()
+    for _ in range(2):
+        assert run(stack)["found"] == 0
+        watch = saved(stack, "valley")
+        assert (watch.last_finished_at is None, watch.has_found) == (False, False)
+        assert cron.question(watch) == cron.question(watch, full=True)
+    stack.items.extend(published)
+    assert run(stack)["indexed"] == len(DATES)
+    assert saved(stack, "valley").has_found
+    assert cron.question(saved(stack, "valley")).updated_since is not None
+
+
 WATCH = Watch(1, "w", {"stac": "http://127.0.0.1/", "collection": C1}, None, NOW, None, None)
 
 
