@@ -233,6 +233,11 @@ class Committer:
         if branch not in self._met:
             head = self.repository.head(branch)
             if head is not None and head != self.repository.first_snapshot():
+                if all(one.fault is None for one in self.repository.history(branch, since=None)):
+                    # What died was recorded when this crawl began: this is of one that lives.
+                    raise BusyError(
+                        f"{branch}: commit {head} is not recorded: another crawl is writing"
+                    )
                 raise SceneError(
                     f"its place, branch {branch} of {self.repository.location}, holds commits that "
                     "are not cogcat's: rename or delete that branch",

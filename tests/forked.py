@@ -205,6 +205,7 @@ def crawl(
     batch: int = 2,
     lease: bool = True,
     dawdle: float = 0.0,
+    meet: str | None = None,
     wait: float | None = 0.0,
     sync: bool = False,
     **query: Any,
@@ -214,6 +215,7 @@ def crawl(
     Args:
         lease: False for one that always grants.
         dawdle: at most so many seconds, by chance, between a commit and its record.
+        meet: a directory at which two crawls wait for each other before each of their commits.
         sync: what the archive no longer has is withdrawn.
     """
     from dataclasses import asdict
@@ -233,6 +235,8 @@ def crawl(
         real = catalog.committer.write_batch
 
         def slowly(*args: Any, **kw: Any) -> Any:
+            if meet is not None:
+                _meet(Path(meet))
             written = real(*args, **kw)
             time.sleep(random.uniform(0, dawdle))
             return written
@@ -250,6 +254,15 @@ def crawl(
         )
     return {**asdict(report.counts()), "recovered": report.recovered, "updated": report.updated,
             "failures": [failure.reason for failure in report.failures]}  # fmt: skip
+
+
+def _meet(place: Path) -> None:
+    """Waits for another process to come here as often; not for long, it may have ended."""
+    came = len(list(place.glob(f"{os.getpid()}-*")))
+    (place / f"{os.getpid()}-{came}").touch()
+    until = time.monotonic() + 1
+    while len(list(place.glob(f"*-{came}"))) < 2 and time.monotonic() < until:
+        time.sleep(0.005)
 
 
 def repair(config: str) -> dict[str, Any]:

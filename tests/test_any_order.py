@@ -35,7 +35,7 @@ from catalog.item import scene_from_item
 
 pytest_plugins = ["stacks"]
 
-EXAMPLES = int(os.environ.get("COGCAT_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("COGCAT_EXAMPLES", "3"))
 pytestmark = pytest.mark.timeout(180 + 20 * EXAMPLES)
 
 Item = dict[str, Any]

@@ -44,7 +44,7 @@ from catalog.item import scene_from_item
 
 pytest_plugins = ["stacks"]
 
-EXAMPLES = int(os.environ.get("COGCAT_EXAMPLES", "6"))
+EXAMPLES = int(os.environ.get("COGCAT_EXAMPLES", "4"))
 pytestmark = pytest.mark.timeout(300 + 20 * EXAMPLES)
 HONEST = 6
 ZSTD = b"\x28\xb5\x2f\xfd"

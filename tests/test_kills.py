@@ -27,7 +27,7 @@ from catalog.demo.server import ArchiveServer
 
 pytest_plugins = ["stacks"]
 
-KILLS = int(os.environ.get("COGCAT_KILLS", "18"))
+KILLS = int(os.environ.get("COGCAT_KILLS", "8"))
 """Over both stacks."""
 TILES = ("10TFR", "10TGR", "11TLL")
 DATES = tuple(f"2023-{month:02}-03" for month in range(1, 8))

@@ -62,8 +62,10 @@ def test_without_a_lease_nothing_is_lost(stack: Stack, both: tuple[Forks, Forks]
     met = refused = 0
     for number in range(ROUNDS):
         with copied(stack, stack.directory / f"{number}") as shared:
+            place = shared.directory / "meet"
+            place.mkdir()
             for forks in both:
-                start(forks, shared, lease=False, batch=1, dawdle=0.3)
+                start(forks, shared, lease=False, batch=1, dawdle=0.3, meet=str(place))
             for one in [forks.end() for forks in both]:
                 assert one.code == 0 or one.result["error"] in REFUSED, one.result
                 refused += one.code
