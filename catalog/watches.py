@@ -128,7 +128,7 @@ def list_watches(connection: Connection) -> list[Watch]:
         .group_by(WATCHES.c.id)
         .order_by(WATCHES.c.name)
     )
-    return [Watch(*row[:-1], bool(row[-1])) for row in connection.execute(statement)]
+    return [Watch(*row) for row in connection.execute(statement)]
 
 
 def advance_watch(connection: Connection, watch: Watch, watermark: datetime | None) -> None:
