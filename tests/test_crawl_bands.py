@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import rasterio
 from agreement import Item, assert_agree, item_at
-from stacks import DATES, SCENES, Stack
+from stacks import C1, DATES, SCENES, Stack
 from worlds import copied
 
 from catalog import committer as committer_module
@@ -109,8 +109,18 @@ def test_what_is_recorded_and_shown_and_that_it_is_read_once(stack: Stack) -> No
     # Fewer bands, and those that are there.
     assert stack.crawl(bands=["red"]).unchanged == SCENES
 
-    assert status(stack)["incomplete"] == 1
-    assert "1 without a band that cannot be read" in stack.cli("status").stdout
+    found = status(stack)
+    assert found["incomplete"] == 1
+    (lacks,) = found["incomplete_scenes"]
+    assert lacks == {
+        "id": item["id"], "collection": C1, "tile": "10TFR", "bands": ["scl"],
+        "reasons": [lacks["reasons"][0]],
+    }  # fmt: skip
+    assert lacks["reasons"][0].startswith("striped, not tiled")
+    said = stack.cli("status").stdout
+    assert "1 without a band that cannot be read" in said
+    assert "\nincomplete 1: `cogcat crawl --retry" in said
+    assert f"  {item['id']}\n    scl: striped, not tiled" in said
     shown = json.loads(stack.cli("show", item["id"], "--json").stdout)
     assert shown["missing"] == ["scl"]
     assert "striped" in shown["warnings"][0]
@@ -141,7 +151,7 @@ def test_what_is_recorded_and_shown_and_that_it_is_read_once(stack: Stack) -> No
     assert (mended.reread, mended.changed, mended.indexed) == (1, 1, 1)
     record, assets = scene_of(stack, item)
     assert (record.missing, record.warnings, list(assets)) == ((), (), TWO)
-    assert status(stack)["incomplete"] == 0
+    assert (status(stack)["incomplete"], status(stack)["incomplete_scenes"]) == (0, [])
     assert record.revision == 2
     assert_agree(stack, SCENES)
 
