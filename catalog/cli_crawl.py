@@ -76,7 +76,8 @@ def _query_options(command: Callable[..., Any]) -> Callable[..., Any]:
               help="Withdraw scenes of the query whose items are gone from the source; a watch "
               "then asks all it means.")  # fmt: skip
 @click.option("--retry", is_flag=True,
-              help="Try what failed before now, not when it is due [with --ids].")  # fmt: skip
+              help="Try what failed before now, not when it is due, and bands that could not be "
+              "read; watches do so for all of their collection [with --ids].")  # fmt: skip
 @click.option("--reread", is_flag=True,
               help="Read the headers of indexed scenes too, though their items are the same: for "
               "files that changed behind them.")  # fmt: skip

@@ -31,7 +31,8 @@ def status(
     config: str | None,
     as_json: bool,
 ) -> None:
-    """What the catalog holds: scenes by state, watches and their lag, last crawls, failures."""
+    """What the catalog holds: scenes by state, watches and their lag, last crawls, missing bands,
+    failures."""
     settings = load_settings(database=database, repository=repository, config=config)
     with catalog.Catalog(settings) as cat:
         found = cat.status(store=store, overdue_after=timedelta(hours=overdue_hours))
@@ -42,6 +43,7 @@ def status(
     _branches(found["branches"])
     _watches(found["watches"])
     _crawls(found["crawls"])
+    _incomplete(found)
     _failures(found)
 
 
@@ -126,6 +128,20 @@ def _crawls(crawls: list[dict[str, Any]]) -> None:
     )
 
 
+def _incomplete(found: dict[str, Any]) -> None:
+    total = found["incomplete"]
+    if not total:
+        return
+    say()
+    say(f"incomplete {total}: `cogcat crawl --retry` tries their bands again")
+    for row in found["incomplete_scenes"][:FAILURES]:
+        say(f"  {row['id']}")
+        for band, reason in zip(row["bands"], row["reasons"], strict=True):
+            _reason(f"{band}: {reason}")
+    if total > FAILURES:
+        say(f"  … and {total - FAILURES} more")
+
+
 def _failures(found: dict[str, Any]) -> None:
     total = found["parked"] + found["due"]
     if not total:
@@ -138,11 +154,15 @@ def _failures(found: dict[str, Any]) -> None:
         say(f"  {row['id']}")
         say(f"    tried {row['attempts']} times, {when}")
         reason = row["reason"].removeprefix(row["id"]).lstrip(": ")
-        # Addresses have no place to break: a long one stays whole on a line of its own.
-        for line in textwrap.wrap(reason, 76, break_long_words=False, break_on_hyphens=False):
-            say(f"    {line}")
+        _reason(reason)
     if total > FAILURES:
         say(f"  … and {total - FAILURES} more")
+
+
+def _reason(reason: str) -> None:
+    # Addresses have no place to break: a long one stays whole on a line of its own.
+    for line in textwrap.wrap(reason, 76, break_long_words=False, break_on_hyphens=False):
+        say(f"    {line}")
 
 
 def _minute(moment: str | None) -> str:

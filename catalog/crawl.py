@@ -37,7 +37,7 @@ from catalog.revisit import same_by_headers
 from catalog.scene import Scene
 from catalog.scene_files import assemble
 from catalog.settings import Source
-from catalog.sieve import UNKNOWN, Sieve, Work
+from catalog.sieve import UNKNOWN, Sieve, Tried, Work
 from catalog.watches import Watch
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,7 @@ class Crawl:
         reread: read the files of every scene, though its item is as indexed; what has changed is
             written.
         wait: seconds to wait for another crawl of the repository; None for as long as it takes.
+        tried: with ``retry``, what crawls before this one had tried, and this one then has.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Crawl:
         retry: bool = False,
         reread: bool = False,
         wait: float | None = 0.0,
+        tried: Tried | None = None,
     ) -> None:
         self._engine, self._repository, self._sources = engine, repository, tuple(sources)
         self._bands = None if bands is None else band_names(bands)
@@ -102,6 +104,7 @@ class Crawl:
         self._on_progress = on_progress or (lambda report: None)
         self._dry_run, self._wait = dry_run, wait
         self._retry, self._reread = retry, reread
+        self._tried: Tried = {} if tried is None else tried
         self._waiting: dict[tuple[str, str], list[Ready]] = {}
         self._in_hand: set[tuple[str, str]] = set()
         self._scope: sync.Scope | None = None
@@ -152,7 +155,8 @@ class Crawl:
             outstanding: first take up the scenes of ``collection`` that an earlier crawl began and
                 did not end, which a search from a watermark may not return again.
             ask: with it, asks for items that could not become a scene and are due, which such a
-                search would not return either.
+                search would not return either; to retry, also for those of scenes that are indexed
+                without a band.
             scope: of a search that ``items`` is the whole answer to: what the catalog holds of
                 it and the source no longer has is withdrawn.
 
@@ -181,6 +185,7 @@ class Crawl:
             dry_run=self._dry_run,
             retry=self._retry,
             reread=self._reread,
+            tried=self._tried,
         )
         if self._dry_run:
             with read_transaction(self._engine) as connection:
@@ -262,6 +267,8 @@ class Crawl:
             if outstanding:
                 away = await self._take_up(sieve, committer, reader)
                 await self._ask_again(sieve, committer, reader)
+                if self._retry:
+                    away = await self._complete(sieve, committer, reader) or away
         size = max(PAGE, reader.scenes_at_once)
         page = asyncio.create_task(asyncio.to_thread(self._page, items, size))
         error: CatalogError | None = None
@@ -323,6 +330,34 @@ class Crawl:
             await self._index(there, sieve, committer, reader)
             if gone := sorted(set(due) - set(_ids(there))):
                 await asyncio.to_thread(sieve.postpone_items, gone)
+
+    async def _complete(
+        self, sieve: Sieve, committer: Committer, reader: Reads
+    ) -> SourceError | None:
+        """Scenes that lack a band, which a search from a watermark may not return: their items are
+        asked for, and their files. An error as from ``_take_up``."""
+        last, newest = 0, self.report.watermark
+        try:
+            while self._ask is not None and not self._stop.is_set():
+                found, after = await asyncio.to_thread(sieve.incomplete, limit=PAGE, after=last)
+                if after == last:
+                    break
+                last = after
+                bands = {(one.collection, one.id): one.bands for one in found}
+                try:
+                    there = await asyncio.to_thread(list, self._ask([one.id for one in found]))
+                except (SourceError, UsageError) as error:
+                    log.warning("scenes without a band are not asked for again: %s", error)
+                    break
+                for held in dict.fromkeys(bands.values()):
+                    alike = [one for one in there if bands.get(_name_of(one)) == held]
+                    await self._index(alike, sieve.taking_up(held), committer, reader)
+        except SourceError as error:
+            return error
+        finally:
+            # They may be none of the question's, and move no watermark of it.
+            self.report.watermark = newest
+        return None
 
     async def _index(
         self,
@@ -449,8 +484,10 @@ class Crawl:
             1 if isinstance(one, HeaderError) else one.requests for one in found
         )
         # After as many tries as there are delays, what is missing is taken to be so for good.
-        spent = work.attempts.get((scene.collection, scene.id), 0) >= len(failures.RETRY_DELAYS)
-        files = assemble(scene, found, last_try=spent)
+        key = (scene.collection, scene.id)
+        spent = work.attempts.get(key, 0) >= len(failures.RETRY_DELAYS)
+        lacking = work.states[key].missing if key in work.reread and key in work.states else ()
+        files = assemble(scene, found, last_try=spent, lacking=lacking)
         for fault in files.faults.values():
             log.warning("indexed without it: %s", of_scene(fault, scene.id))
         return Ready(scene, files)
@@ -513,6 +550,14 @@ class Crawl:
                 committer.crawl_id,
             )
         self._in_hand.discard((scene.collection, scene.id))
+
+
+def _name_of(document: Any) -> tuple[Any, Any]:
+    if isinstance(document, Mapping):
+        names = document.get("collection"), document.get("id")
+        if all(isinstance(name, str) for name in names):
+            return names
+    return None, None
 
 
 def _ids(documents: Iterable[Any]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from catalog.parse import format_datetime, parse_datetime, parse_item_id
 from catalog.report import Report
 from catalog.settings import Settings, stac_access
 from catalog.setup import open_crawl
+from catalog.sieve import Tried
 from catalog.stac_query import StacQuery
 from catalog.stac_search import search_items
 from catalog.sync import scope
@@ -81,15 +82,19 @@ def run_watch(
     reader: Reads | None = None,
     on_progress: Callable[[Report], None] | None = None,
     on_start: Callable[[Callable[[], None]], None] | None = None,
+    outstanding: bool = True,
+    tried: Tried | None = None,
 ) -> Report:
     """One crawl of a watch; its watermark moves on if the crawl ended well. Scenes that an earlier
     crawl began and did not end come first: what has not changed since is not returned again.
 
     Args:
-        retry: try what failed before whether or not it is due.
+        retry: try what failed before whether or not it is due, and scenes without a band again.
         reread: ask all that the query means, and read the files though the items are as indexed.
         sync: ask all that the query means, and withdraw what is gone from the source.
         on_start: is given the function that stops the crawl.
+        outstanding: take up what was begun, failed or lacks a band, of all of the collection.
+        tried: as of ``Crawl``.
 
     Raises:
         CatalogError: as ``Crawl.run``.
@@ -108,6 +113,7 @@ def run_watch(
         wait=wait,
         reader=reader,
         on_progress=on_progress,
+        tried=tried,
     )
     with crawl:
         if on_start is not None:
@@ -121,7 +127,7 @@ def run_watch(
             collection=query.collection,
             stac=stac,
             watch=watch,
-            outstanding=True,
+            outstanding=outstanding,
             ask=lambda ids: _by_ids(stac, query.collection, ids, access),
             scope=scope(stac, query, **access) if sync else None,
         )
@@ -148,23 +154,43 @@ def _by_ids(
 
 
 def run_all(
-    settings: Settings, engine: Engine, chosen: list[Watch], *, full: bool = False, **how: object
+    settings: Settings,
+    engine: Engine,
+    chosen: list[Watch],
+    *,
+    full: bool = False,
+    retry: bool = False,
+    **how: object,
 ) -> list[Run]:
-    """Runs watches in turn; one that fails does not keep the others from running.
+    """Runs watches in turn; one that fails does not keep the others from running. What ``retry``
+    tries again is taken up once for all watches of a collection, and no scene is tried twice.
 
     Raises:
         BusyError: another crawl holds the repository: none of them would get further.
     """
     runs: list[Run] = []
+    tried: Tried = {}
+    taken_up: set[tuple[object, object]] = set()
     for watch in chosen:
+        place = watch.query.get("stac"), watch.query.get("collection")
         try:
-            report = run_watch(settings, engine, watch, full=full, **how)  # type: ignore[arg-type]
+            report = run_watch(
+                settings,
+                engine,
+                watch,
+                full=full,
+                retry=retry,
+                outstanding=not (retry and place in taken_up),
+                tried=tried,
+                **how,  # type: ignore[arg-type]
+            )
         except BusyError:
             raise
         except CatalogError as error:
             runs.append(Run(watch.name, None, error))
             continue
         runs.append(Run(watch.name, report, None))
+        taken_up.add(place)
         if report.interrupted:
             break
     return runs

@@ -48,6 +48,19 @@ class Outstanding:
     """As it was then, or why that cannot be told any more."""
 
 
+@dataclass(frozen=True, slots=True)
+class Incomplete:
+    """A scene that is indexed without some of its bands."""
+
+    number: int
+    """To go on after."""
+    collection: str
+    id: str
+    item_sha256: str
+    bands: frozenset[str]
+    """That are indexed, and those that are not."""
+
+
 def known_scenes(
     connection: Connection, repository_id: int, collection: str, ids: Iterable[str]
 ) -> dict[str, KnownScene]:
@@ -273,6 +286,50 @@ def outstanding_scenes(
     return [
         Outstanding(key, name, item_id, attempts, read_wanted(item_id, wanted))
         for key, name, item_id, attempts, wanted in connection.execute(statement)
+    ]
+
+
+def incomplete_scenes(
+    connection: Connection,
+    repository_id: int,
+    collection: str | None,
+    stac: str | None,
+    *,
+    limit: int,
+    after: int = 0,
+) -> list[Incomplete]:
+    """Scenes that are indexed without a band, and of which nothing is outstanding, each with a
+    number to go on ``after``. One statement; going on to the end looks at every scene once.
+
+    Args:
+        collection: that they are of; None for any that was last crawled from ``stac``.
+    """
+    scene = SCENES.c
+    whose = COLLECTIONS.c.stac_url == stac if collection is None else None
+    statement = (
+        select(
+            scene.id,
+            COLLECTIONS.c.name,
+            scene.item_id,
+            scene.item_sha256,
+            scene.bands,
+            scene.missing,
+        )
+        .join(COLLECTIONS, COLLECTIONS.c.id == scene.collection_id)
+        .where(
+            scene.repository_id == repository_id,
+            scene.id > after,
+            scene.status == "indexed",
+            scene.missing.is_not(None),
+            scene.wanted_sha256.is_(None),
+            COLLECTIONS.c.name == collection if whose is None else whose,
+        )
+        .order_by(scene.id)
+        .limit(limit)
+    )
+    return [
+        Incomplete(key, name, item, digest, (band_set(bands) or frozenset()) | {*missing})
+        for key, name, item, digest, bands, missing in connection.execute(statement)
     ]
 
 

@@ -21,13 +21,15 @@ from catalog.watches import Watch
 def overview(
     connection: Connection, repository_id: int, *, now: datetime, overdue_after: timedelta = OVERDUE
 ) -> dict[str, Any]:
-    """Keys are a contract. Eight statements, another where a lease is held, and one for each
-    watch (for a place at most four).
+    """Keys are a contract. Eight statements, another where a lease is held, another where a scene
+    lacks a band, and one for each watch (for a place at most four).
 
     - ``scenes``, ``collections``, ``tiles``: scenes by status, collection and tile;
     - ``counts``: the same as rows of ``collection``, ``tile``, ``status``, ``scenes``;
     - ``outdated``: indexed, but their item has changed since; ``incomplete``: indexed, but without
-      a band whose file cannot be read; ``unreadable_items``;
+      a band whose file cannot be read; ``incomplete_scenes``: the first hundred of these, by
+      collection, tile and time, each with ``id``, ``collection``, ``tile``, ``bands`` and, in
+      their order, ``reasons``; ``unreadable_items``;
     - ``duplicates``: indexed scenes that are the same acquisition as a newer one;
     - ``newest``: acquisition of the newest indexed scene, and ``lag_seconds`` since;
     - ``branches``: ``branch``, ``head``, ``scenes``, ``first``, ``last``; ``snapshots``: recorded;
@@ -59,6 +61,7 @@ def overview(
         ],
         "outdated": counts.outdated,
         "incomplete": counts.incomplete,
+        "incomplete_scenes": [plain(scene) for scene in counts.incomplete_scenes],
         "unreadable_items": counts.unreadable,
         "duplicates": duplicate_count(connection, repository_id),
         "newest": plain(newest),

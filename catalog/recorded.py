@@ -285,6 +285,19 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class IncompleteScene:
+    """An indexed scene that lacks bands of its item."""
+
+    id: str
+    collection: str
+    tile: str
+    bands: tuple[str, ...]
+    """That are not indexed."""
+    reasons: tuple[str, ...]
+    """Why not, one of each."""
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The catalog in numbers."""
 
@@ -294,6 +307,8 @@ class Status:
     """Indexed scenes whose item has changed since."""
     incomplete: int
     """Indexed scenes that lack a band of their item, whose file cannot be read."""
+    incomplete_scenes: tuple[IncompleteScene, ...]
+    """The first of them, by collection, tile and time; at most as many as asked for."""
     unreadable: int
     """Items that could not become a scene; not among ``scenes``."""
     failures: tuple[Failure, ...]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from catalog.blame import is_everyones, of_scene
@@ -24,11 +24,18 @@ class SceneFiles:
     """Why each other band of the scene is not indexed, in the order of its assets."""
 
 
-def assemble(scene: Scene, found: Sequence[Header | HeaderError], *, last_try: bool) -> SceneFiles:
+def assemble(
+    scene: Scene,
+    found: Sequence[Header | HeaderError],
+    *,
+    last_try: bool,
+    lacking: Collection[str] = (),
+) -> SceneFiles:
     """What is indexed of ``scene``, whose files gave ``found``, in the order of its assets.
 
     A file that no reference can ever be made of keeps no other from being indexed. One that is
-    missing, damaged or was not given may be there later: until ``last_try`` the scene waits for it.
+    missing, damaged or was not given may be there later: until ``last_try`` the scene waits for it,
+    but for bands of ``lacking``, without which it is indexed already.
 
     Raises:
         HeaderError: of the file that keeps the scene from being indexed: one to wait for, one of
@@ -56,7 +63,9 @@ def assemble(scene: Scene, found: Sequence[Header | HeaderError], *, last_try: b
         if fault_here is not None and (
             references is None
             or asset.band in scene.required
-            or not (last_try or isinstance(fault_here, UnreadableFileError))
+            or not (
+                last_try or asset.band in lacking or isinstance(fault_here, UnreadableFileError)
+            )
         ):
             raise fault_here
     assert references is not None, scene.id
@@ -81,4 +90,15 @@ def _blamed(scene: Scene, headers: Mapping[str, Header], error: BaseException) -
 
 def why_not(faults: Mapping[str, HeaderError]) -> tuple[str, ...]:
     """A sentence for each band that is not indexed, for the record's warnings."""
-    return tuple(f"{band} is not indexed: {fault.reason}." for band, fault in faults.items())
+    return tuple(f"{_begin(band)}{fault.reason}." for band, fault in faults.items())
+
+
+def reason_of(band: str, warnings: Iterable[str]) -> str:
+    """Why a band is not indexed, as ``why_not`` said it among a record's ``warnings``."""
+    begin = _begin(band)
+    said = (text[len(begin) :].removesuffix(".") for text in warnings if text.startswith(begin))
+    return next(said, "no reason is recorded")
+
+
+def _begin(band: str) -> str:
+    return f"{band} is not indexed: "

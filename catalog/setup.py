@@ -26,6 +26,7 @@ from catalog.recovery import Recovered, recover, reset_branches
 from catalog.report import Report
 from catalog.repository import Repository
 from catalog.settings import Settings, stac_access
+from catalog.sieve import Tried
 from catalog.stac_query import StacQuery
 from catalog.stac_search import search_items
 from catalog.upkeep import Upkeep, maintain
@@ -94,6 +95,7 @@ def open_crawl(
     reread: bool = False,
     wait: float | None = 0.0,
     reader: Reads | None = None,
+    tried: Tried | None = None,
 ) -> Crawl:
     """A crawl over what ``settings`` name; its arguments are those of ``Crawl``.
 
@@ -115,6 +117,7 @@ def open_crawl(
         reread=reread,
         wait=wait,
         reader=reader,
+        tried=tried,
     )
 
 

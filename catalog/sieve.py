@@ -23,7 +23,10 @@ from catalog.errors import ConfigError, HeaderError, ItemError, SceneError
 from catalog.item import item_sha256, scene_from_item
 from catalog.json_values import band_list
 from catalog.known import (
+    Incomplete,
     IndexedPlace,
+    Outstanding,
+    incomplete_scenes,
     indexed_href,
     indexed_places,
     indexed_states,
@@ -51,6 +54,9 @@ LONGEST_NAME = 255
 
 _Key = tuple[str, str]
 """Collection and item id."""
+Tried = dict[_Key, tuple[str, frozenset[str]]]
+"""What ``retry`` has had tried, though it was not due: with the hash of its item, and the bands
+without which it was to be no scene. What is asked otherwise is another try."""
 
 
 @dataclass(slots=True)
@@ -130,9 +136,9 @@ class Sieve:
     """Collections of which the settings match a scene."""
     _registered: set[str] = field(default_factory=set)
     """Collections whose dialect was compared."""
-    _tried: dict[_Key, str] = field(default_factory=dict)
-    """What ``retry`` has had tried by now, though it was not due, with its item's hash: a crawl
-    that meets it again, from the records, by its id or in the search, does not try it twice."""
+    tried: Tried = field(default_factory=dict)
+    """By now: a crawl that meets it again, from the records, by its id or in the search, does not
+    try it twice; nor do crawls that share this."""
 
     def sift(self, documents: Sequence[Mapping[str, Any]]) -> Work:
         """The scenes of ``documents`` that need work; records the intent, what is no scene, and
@@ -161,6 +167,9 @@ class Sieve:
             if key not in self.in_hand and _is_newer(scene, scenes.get(key)):
                 scenes[key], served[key] = scene, document
         work = self._sift_all(scenes, served, bad)
+        for scene in work.scenes:
+            if (scene.collection, scene.id) in work.reread:
+                self._remember((scene.collection, scene.id), scene.item_sha256, scene.required)
         self.report.watermark = newest
         return work
 
@@ -343,6 +352,8 @@ class Sieve:
                 after=after,
                 now=datetime.max.replace(tzinfo=UTC) if self.retry else None,
             )
+            last = found[-1].number if found else after
+            found = [one for one in found if not self._was_tried(one)]
             work.scenes = [one.scene for one in found if isinstance(one.scene, Scene)]
             work.attempts = {(one.collection, one.id): one.attempts for one in found}
             for name in dict.fromkeys(scene.collection for scene in work.scenes):
@@ -353,11 +364,35 @@ class Sieve:
             if isinstance(one.scene, SceneError):
                 with write_transaction(self.engine) as connection:
                     self.fail(connection, one.collection, one.id, one.scene)
+                self._remember((one.collection, one.id), "", ())
         self.report.retried += len(found)
         self.in_hand.update((scene.collection, scene.id) for scene in work.scenes)
         for scene in work.scenes:
-            self._remember((scene.collection, scene.id), scene.item_sha256)
-        return work, found[-1].number if found else after
+            self._remember((scene.collection, scene.id), scene.item_sha256, scene.required)
+        return work, last
+
+    def _was_tried(self, one: Outstanding) -> bool:
+        mark = _mark(one.scene) if isinstance(one.scene, Scene) else ("", frozenset())
+        return self.tried.get((one.collection, one.id)) == mark
+
+    def incomplete(self, *, limit: int, after: int) -> tuple[list[Incomplete], int]:
+        """Scenes that are indexed without a band and were not tried again yet, and the number to
+        go on after; the same as ``after`` at the end."""
+        collection = None if self.collection == UNKNOWN else self.collection
+        with read_transaction(self.engine) as connection:
+            found = incomplete_scenes(
+                connection, self.repository_id, collection, self.stac, limit=limit, after=after
+            )
+        fresh = [
+            one
+            for one in found
+            if self.tried.get((one.collection, one.id)) != (one.item_sha256, frozenset())
+        ]
+        return fresh, found[-1].number if found else after
+
+    def taking_up(self, bands: Collection[str]) -> Sieve:
+        """For scenes that were indexed by whatever crawl: with these bands, as they come."""
+        return replace(self, bands=sorted(bands), required=())
 
     def due_items(self, *, limit: int, after: str) -> list[str]:
         """Ids behind ``after`` of items that could not become a scene, and are to be tried."""
@@ -414,7 +449,7 @@ class Sieve:
     def _needs_work(self, scene: Scene, known: Mapping[str, KnownScene], work: Work) -> bool:
         before = known.get(scene.id)
         key = (scene.collection, scene.id)
-        tried = self._tried.get(key) == scene.item_sha256
+        tried = self.tried.get(key) == _mark(scene)
         retry = self.retry and not tried
         if before is not None and (
             self._is_parked(before, scene.item_sha256)
@@ -445,12 +480,12 @@ class Sieve:
         self.in_hand.add(key)
         return True
 
-    def _remember(self, key: _Key, item_sha256: str) -> None:
+    def _remember(self, key: _Key, item_sha256: str, required: Collection[str]) -> None:
         if not self.retry:
             return  # it has a time to be due again
-        if len(self._tried) >= REMEMBERED:
-            self._tried.clear()
-        self._tried[key] = item_sha256
+        if len(self.tried) >= REMEMBERED:
+            self.tried.clear()
+        self.tried[key] = (item_sha256, frozenset(required))
 
     def _is_parked(self, before: KnownScene, item_sha256: str) -> bool:
         due = before.next_attempt_at
@@ -498,7 +533,7 @@ class Sieve:
             digest = None
         known = known_scenes(connection, self.repository_id, collection, [scene])
         key = (collection, scene)
-        tried = self._tried.get(key) == digest
+        tried = self.tried.get(key) == (digest, frozenset(self.required))
         if digest and scene in known and (tried or self._is_parked(known[scene], digest)):
             self.report.parked += 1
             return
@@ -514,8 +549,12 @@ class Sieve:
                 item_sha256=digest,
             )
         if digest:
-            self._remember(key, digest)
+            self._remember(key, digest, self.required)
         self.report.fail(scene, error, self.crawl_id)
+
+
+def _mark(scene: Scene) -> tuple[str, frozenset[str]]:
+    return scene.item_sha256, frozenset(scene.required)
 
 
 def _is_ahead(moment: datetime) -> bool:

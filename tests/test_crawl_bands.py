@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from agreement import Item, assert_agree, item_at
 from alembic import command
 from alembic.config import Config
 from conftest import ROOT
-from stacks import DATES, SCENES, Stack
+from stacks import C1, DATES, SCENES, Stack
 from worlds import copied
 
 from catalog import committer as committer_module
@@ -113,8 +114,18 @@ def test_what_is_recorded_and_shown_and_that_it_is_read_once(stack: Stack) -> No
     # Fewer bands, and those that are there.
     assert stack.crawl(bands=["red"]).unchanged == SCENES
 
-    assert status(stack)["incomplete"] == 1
-    assert "1 without a band that cannot be read" in stack.cli("status").stdout
+    found = status(stack)
+    assert found["incomplete"] == 1
+    (lacks,) = found["incomplete_scenes"]
+    assert lacks == {
+        "id": item["id"], "collection": C1, "tile": "10TFR", "bands": ["scl"],
+        "reasons": [lacks["reasons"][0]],
+    }  # fmt: skip
+    assert lacks["reasons"][0].startswith("striped, not tiled")
+    said = stack.cli("status").stdout
+    assert "1 without a band that cannot be read" in said
+    assert "\nincomplete 1: `cogcat crawl --retry" in said
+    assert f"  {item['id']}\n    scl: striped, not tiled" in said
     shown = json.loads(stack.cli("show", item["id"], "--json").stdout)
     assert shown["missing"] == ["scl"]
     assert "striped" in shown["warnings"][0]
@@ -145,7 +156,7 @@ def test_what_is_recorded_and_shown_and_that_it_is_read_once(stack: Stack) -> No
     assert (mended.reread, mended.changed, mended.indexed) == (1, 1, 1)
     record, assets = scene_of(stack, item)
     assert (record.missing, record.warnings, list(assets)) == ((), (), TWO)
-    assert status(stack)["incomplete"] == 0
+    assert (status(stack)["incomplete"], status(stack)["incomplete_scenes"]) == (0, [])
     assert record.revision == 2
     assert_agree(stack, SCENES)
 
@@ -208,6 +219,121 @@ def test_a_retry_tries_once_what_records_and_search_both_name(stack: Stack) -> N
         report = retry()
         assert (report["incomplete"], report["failed"]) == (1, 1)
         assert attempts() == [(len(RETRY_DELAYS) + 1,)]
+
+
+# Taken up by watches
+
+
+def watched(stack: Stack, name: str = "w", *words: str) -> None:
+    done = stack.cli("watch", "add", name, "--stac", stack.server.stac_url, *words)
+    assert done.exit_code == 0, done.output
+
+
+def run(stack: Stack, *words: str, code: int = 0) -> dict[str, Any]:
+    stack.server.requests.reset()
+    done = stack.cli("crawl", "--json", *words)
+    assert done.exit_code == code, done.output
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def reads(stack: Stack, item: Item) -> int:
+    """How often an item's files were read, by its red one."""
+    path = urlsplit(stack.href(item, "red")).path
+    return sum(request.path == path for request in stack.file_requests())
+
+
+def test_a_watch_takes_up_what_lacks_a_band_though_it_lies_behind_its_window(stack: Stack) -> None:
+    item = item_at(stack, "10TFR", DATES[0])
+    spoil(stack, item, "scl", tiled=False)
+    watched(stack, "w", "--bands", "red,scl")
+    assert run(stack)["incomplete"] == 1
+    before = stack.everything()
+    # Not by itself, and nothing is written where nothing has changed.
+    found = run(stack)["found"]
+    assert (found < SCENES, reads(stack, item)) == (True, 0)
+    report = run(stack, "--retry")
+    assert (report["reread"], report["changed"], report["indexed"]) == (1, 0, 0)
+    assert (report["found"], reads(stack, item)) == (found + 1, 1)
+    assert stack.everything() == before
+    stack.server.faults.reset()
+    assert run(stack)["indexed"] == 0
+    report = run(stack, "--retry")
+    assert (report["reread"], report["changed"], report["indexed"]) == (1, 1, 1)
+    record, assets = scene_of(stack, item)
+    assert (record.missing, record.revision, list(assets)) == ((), 2, TWO)
+    assert run(stack, "--retry")["reread"] == 0
+    assert_agree(stack, SCENES)
+
+
+def test_what_is_missing_for_good_is_not_begun_anew(local_stack: Stack) -> None:
+    item = item_at(local_stack, "10TFR", DATES[0])
+    watched(local_stack, "w", "--bands", "red,scl")
+    with missing(local_stack, item, "scl"):
+        for _ in range(len(RETRY_DELAYS) + 1):
+            local_stack.cli("crawl", "--retry")
+        assert scene_of(local_stack, item)[0].missing == ("scl",)
+        before = local_stack.everything()
+        report = run(local_stack, "--retry")
+        assert (report["reread"], report["failed"]) == (1, 0)
+        assert local_stack.everything() == before
+        # A band that was there is waited for as ever.
+        with missing(local_stack, item, "red"):
+            assert run(local_stack, "--retry", code=1)["failed"] == 1
+    assert run(local_stack, "--retry")["indexed"] == 1
+    assert scene_of(local_stack, item)[0].missing == ()
+
+
+def test_several_watches_of_a_collection_take_up_once(local_stack: Stack) -> None:
+    stack = local_stack
+    lacks, fails, odd = (item_at(stack, "10TFR", DATES[n]) for n in range(3))
+    spoil(stack, lacks, "scl", tiled=False)
+    when = odd["properties"].pop("datetime")
+    for name, tile in (("a", "10TFR"), ("b", "10TGR"), ("c", "10TGR"), ("d", "10TFR")):
+        watched(stack, name, "--tile", tile, "--bands", "red,scl")
+
+    def attempts() -> list[Any]:
+        scenes = "SELECT attempts FROM scenes WHERE wanted_sha256 IS NOT NULL"
+        return stack.rows(f"{scenes} UNION ALL SELECT attempts FROM item_failures")
+
+    with missing(stack, fails, "scl"):
+        run(stack, "--watch", "a", code=1)
+        run(stack, "--watch", "b", code=1)
+        before = attempts()
+        report = run(stack, "--retry", code=1)
+        assert attempts() == [(number + 1,) for (number,) in before]
+        assert (report["retried"], report["reread"]) == (1, 1)
+        assert [reads(stack, one) for one in (lacks, fails, odd)] == [1, 1, 0]
+        # Also by their own search, whatever each asks.
+        report = run(stack, "--retry", "--full", code=1)
+        assert attempts() == [(number + 2,) for (number,) in before]
+        assert (report["reread"], reads(stack, lacks)) == (1, 1)
+    stack.server.faults.reset()
+    odd["properties"]["datetime"] = when
+    assert run(stack, "--retry")["indexed"] == 3
+    assert_agree(stack, SCENES)
+
+
+def test_another_watch_s_scene_keeps_its_bands_and_is_no_failure(local_stack: Stack) -> None:
+    """Whoever indexed it wanted two bands, and required none."""
+    stack = local_stack
+    item = item_at(stack, "10TFR", DATES[0])
+    spoil(stack, item, "scl", tiled=False)
+    stack.crawl(bands=TWO)
+    watched(stack, "w", "--tile", "10TGR", "--require", "scl,nir", "--bands", "red,scl,nir")
+    run(stack)
+    before = stack.rows("SELECT * FROM scenes WHERE tile = '10TFR'")
+    assert run(stack, "--retry")["reread"] == 1
+    assert stack.rows("SELECT * FROM scenes WHERE tile = '10TFR'") == before
+    stack.server.faults.reset()
+    assert run(stack, "--retry")["indexed"] == 1
+    assert list(scene_of(stack, item)[1]) == TWO
+    # One that is gone from the source stays as it is.
+    spoil(stack, item, "scl", tiled=False)
+    assert stack.crawl(bands=TWO, reread=True).incomplete == 1
+    stack.items.remove(item)
+    assert run(stack, "--retry")["reread"] == 0
+    assert scene_of(stack, item)[0].missing == ("scl",)
 
 
 def test_a_scene_without_any_file_fails(local_stack: Stack) -> None:

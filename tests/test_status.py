@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import make_scene
 from prometheus_client.parser import text_fd_to_metric_families
-from sqlalchemy import insert, select
+from sqlalchemy import Engine, insert, select
 from stacks import C1, DATES, SCENES, TILES, Stack
+from test_changes import Recorder
 
 from catalog.database import read_transaction, write_transaction
 from catalog.models import LEASES, REPOSITORIES
 from catalog.overview import overview
+from catalog.status import status_counts
 
 pytest_plugins = ["stacks"]
 
 KEYS = {
     "database", "repository", "scenes", "collections", "tiles", "counts", "outdated",
-    "incomplete", "duplicates",
+    "incomplete", "incomplete_scenes", "duplicates",
     "unreadable_items", "newest", "lag_seconds", "branches", "snapshots", "watches", "crawls",
     "failures", "lease", "parked", "due", "store",
 }  # fmt: skip
@@ -135,6 +139,57 @@ def test_it_takes_as_many_statements_whatever_there_is(
     with seen.connect() as cat, statements(cat._engine) as sent:
         cat.status()
     assert len(sent) == 8 + 3
+
+
+@pytest.fixture
+def many(engine: Engine, tmp_path: Path) -> Engine:
+    """40 scenes of each of 5 tiles; all of the second lack a band, and two of the fourth."""
+    Recorder(engine, tmp_path).commit(
+        *(make_scene(f"s{n:03}", tile=f"10TF{n // 40}") for n in range(200))
+    )
+    with write_transaction(engine) as connection:
+        missing = """UPDATE scenes SET missing = '["scl"]', warnings =
+            '["scl is not indexed: the file is missing.", "red is not indexed: it is large."]'
+            WHERE """
+        connection.exec_driver_sql(missing + "tile = '10TF1'")
+        connection.exec_driver_sql(missing + "item_id IN ('s120', 's121')")
+    return engine
+
+
+def test_scenes_without_a_band_are_named_up_to_a_limit(
+    many: Engine, statements: Callable[..., Any]
+) -> None:
+    for limit, tiles in ((100, {"10TF1": 40, "10TF3": 2}), (3, {"10TF1": 3}), (0, {})):
+        with read_transaction(many) as connection, statements(many) as sent:
+            found = status_counts(connection, 1, failures=limit)
+        assert found.incomplete == 42
+        assert Counter(scene.tile for scene in found.incomplete_scenes) == tiles
+        assert len(sent) == 3 + (limit > 0)
+    with read_transaction(many) as connection:
+        found = status_counts(connection, 1)
+        (scene, *_) = found.incomplete_scenes
+        assert (scene.bands, scene.reasons) == (("scl",), ("the file is missing",))
+        times = [scene.id for scene in found.incomplete_scenes if scene.tile == "10TF1"]
+        assert times == sorted(times)
+    with write_transaction(many) as connection:
+        connection.exec_driver_sql("UPDATE scenes SET warnings = '[]' WHERE tile = '10TF3'")
+    with read_transaction(many) as connection:
+        last = status_counts(connection, 1).incomplete_scenes[-1]
+        assert last.reasons == ("no reason is recorded",)
+
+
+def test_scenes_without_a_band_are_found_by_their_tiles(
+    many: Engine, statements: Callable[..., Any]
+) -> None:
+    """No index says which of a million lack one."""
+    if many.dialect.name != "sqlite":
+        return
+    with read_transaction(many) as connection, statements(many) as sent:
+        status_counts(connection, 1)
+        (statement,) = (text for text in sent if "json_each" in text)
+        values = (1, '["10TF1"]', "indexed", 100, 0)
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all()
+    assert any("ix_scenes_tile_datetime (tile=?)" in row[3] for row in plan), plan
 
 
 def test_a_catalog_without_anything(stack: Stack) -> None:
