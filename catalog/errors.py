@@ -163,10 +163,9 @@ class ChangedFileError(StoreError):
 
     def __str__(self) -> str:
         scene, band = printable(self.scene, 255), printable(self.band, 255)
-        return (
-            f"{scene} {band}: {self.reason}: `cogcat crawl --ids {shlex.quote(scene)} --reread` "
-            f"indexes it as it is now ({self.href})"
-        )
+        # With that band, the scene's others are read too, and none that it was indexed without.
+        cure = f"cogcat crawl --ids {shlex.quote(scene)} --reread --bands {shlex.quote(band)}"
+        return f"{scene} {band}: {self.reason}: `{cure}` indexes it as it is now ({self.href})"
 
 
 def first_line(error: BaseException | str) -> str:

@@ -153,12 +153,12 @@ class HeaderReader:
         nonsense: str | None = None
         while True:
             await server.wait()
-            data = FileBytes(server.store, key)
+            data = FileBytes(server.store, key, ranges=server.ranges)
             throttled = False
             try:
                 async with self._gate:
                     header = await _read(asset, server.source, key, data)
-                server.unanswered = 0
+                server.unanswered, server.ranges = 0, data.ranges
                 return replace(header, requests=requests + data.requests)
             except Unanswered as error:
                 if error.tries is not None:

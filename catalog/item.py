@@ -220,10 +220,10 @@ def _scene(item: Any, wanted: tuple[str, ...] | None) -> Scene:
     _check_zone(tile, epsg)
     baseline, baseline_source = baseline_of(properties, notes)
     boa_offset, boa_evidence = boa_offset_of(properties, found, baseline, baseline_source, notes)
-    assets = read_assets(properties, found, wanted, notes)
+    assets, refused = read_assets(properties, found, wanted, notes)
     wkb, bbox = stored_footprint(_footprint(item, tile, epsg, assets, notes))
     expected = EXPECTED_BANDS[dialect] if wanted is None else wanted
-    present = {asset.band for asset in assets}
+    present = {*refused, *(asset.band for asset in assets)}
     if missing := [band for band in expected if band not in present]:
         notes.append(f"no asset for {band_list(missing)}.")
     return Scene(
@@ -246,6 +246,7 @@ def _scene(item: Any, wanted: tuple[str, ...] | None) -> Scene:
         warnings=bounded_notes(map(fit, notes)),
         item_sha256=hashlib.sha256(text.encode()).hexdigest(),
         assets=assets,
+        refused=refused,
     )
 
 

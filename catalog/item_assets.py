@@ -60,15 +60,15 @@ def read_assets(
     found: Found,
     wanted: tuple[str, ...] | None,
     notes: list[str],
-) -> tuple[Asset, ...]:
-    """One ``Asset`` per band, in the order of ``BANDS``; of ``wanted`` bands where given.
+) -> tuple[tuple[Asset, ...], tuple[str, ...]]:
+    """One ``Asset`` per band, in the order of ``BANDS``; of ``wanted`` bands where given; and the
+    bands whose hrefs are none of a file that references can name (see ``hrefs.py``).
 
     A malformed size, checksum, shape or transform becomes None and a sentence in ``notes``; so
-    does a signature that is left out of an href.
+    does a signature that is left out of an href, and a band that is.
 
     Raises:
-        ItemError: no wanted band, two assets for one band, or an href that is none of a file that
-            references can name (see ``hrefs.py``).
+        ItemError: no wanted band, two assets for one band, or not one href that can be taken.
     """
     by_band: dict[str, tuple[str, Mapping[str, Any]]] = {}
     for band, key, asset in found:
@@ -80,13 +80,21 @@ def read_assets(
     if not by_band:
         raise ItemError(f"no asset for {band_list(wanted or ())}")
     bad: dict[tuple[str, str], list[str]] = {}
-    assets = tuple(
-        _asset(properties, band.name, *by_band[band.name], bad)
-        for band in BANDS
-        if band.name in by_band
-    )
+    assets: list[Asset] = []
+    refused: dict[str, ItemError] = {}
+    for band in (known.name for known in BANDS if known.name in by_band):
+        try:
+            assets.append(_asset(properties, band, *by_band[band], bad))
+        except ItemError as error:
+            refused[band] = error
+    if not assets:
+        raise next(iter(refused.values()))
     notes += [f"{field} of {band_list(bands)} {why}." for (field, why), bands in bad.items()]
-    return assets
+    notes += [
+        f"{band} is not indexed: {error.reason}{f' ({error.href})' if error.href else ''}."
+        for band, error in refused.items()
+    ]
+    return tuple(assets), tuple(refused)
 
 
 def _asset(

@@ -498,7 +498,7 @@ def _indexed(
             *(f"{band}: {fault.reason}." for band, fault in sorted(files.faults.items())),
             *why_not(files.unindexed),
         ),
-        missing=tuple(files.unindexed),
+        missing=(*scene.refused, *files.unindexed),
     )
 
 

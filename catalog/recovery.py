@@ -460,7 +460,7 @@ def indexed_scene(scene: Scene, found: SceneFiles, place: Placement) -> IndexedS
             *(warning for header in found.headers for warning in header.warnings),
             *why_not(found.faults),
         ),
-        missing=tuple(found.faults),
+        missing=(*scene.refused, *found.faults),
     )
 
 

@@ -80,10 +80,14 @@ class Unanswered(Exception):
 
 
 class FileBytes:
-    """The bytes of one file, got as they are asked for; keeps the first response's metadata."""
+    """The bytes of one file, got as they are asked for; keeps the first response's metadata.
 
-    def __init__(self, store: ObjectStore, key: str) -> None:
-        self._store, self._key = store, key
+    Args:
+        ranges: whether its server is known to answer a range with a range.
+    """
+
+    def __init__(self, store: ObjectStore, key: str, *, ranges: bool = False) -> None:
+        self._store, self._key, self.ranges = store, key, ranges
         self.requests = 0
         self.pieces: list[tuple[int, bytes]] = []
         """(start, bytes) of every response, in the order asked for."""
@@ -162,10 +166,12 @@ class FileBytes:
             return await self._get_whole()
         except Exception as error:
             raise await self._fault(error) from error
+        self.ranges = True
         return await self._take(result, start, end)
 
     async def _get_whole(self) -> bytes:
-        """For a server that answers 200 to a range which covers the file: it may be that short."""
+        """For a server that answers 200 to a range which covers the file: it may be that short.
+        One that answers so to every range never gives a reader a chunk."""
         self.requests += 1
         try:
             result = await obstore.get_async(self._store, self._key)
@@ -174,7 +180,24 @@ class FileBytes:
         size = int(result.meta["size"])
         if size > FIRST_READ:
             raise _whole(size)
-        return await self._take(result, 0, size)
+        piece = await self._take(result, 0, size)
+        # What is no TIFF, such as a page that says so, is told as that.
+        if piece[:2] in (b"II", b"MM") and not self.ranges:
+            await self._check_ranges(size)
+        return piece
+
+    async def _check_ranges(self, size: int) -> None:
+        self.requests += 1
+        try:
+            result = await obstore.get_async(
+                self._store, self._key, options={"range": (size - 1, size)}
+            )
+            await result.bytes_async()
+        except NotSupportedError as error:
+            raise _whole(size) from error
+        except Exception as error:
+            raise await self._fault(error) from error
+        self.ranges = True
 
     async def _take(self, result: GetResult, start: int, end: int) -> bytes:
         """The body: as long as the range and the size of the file say, and not a byte more."""
@@ -217,6 +240,8 @@ class Server:
         self.store = open_store(source, hosts)
         self.unanswered = 0
         """Files given up in a row without an answer."""
+        self.ranges = False
+        """Whether it has answered a range with a range."""
         self._free_at = 0.0
         self._asking = asyncio.Lock()
 

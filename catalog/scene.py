@@ -80,6 +80,9 @@ class Scene:
     """One per band, in the order of ``bands.BANDS``."""
     required: tuple[str, ...] = ()
     """Bands without which it is not to be indexed, as the crawl that meant to said."""
+    refused: tuple[str, ...] = ()
+    """Bands that the item has at an address which references cannot carry; ``warnings`` says why.
+    None of them is among ``assets``."""
 
 
 _TIMES = ("datetime", "created", "updated")
@@ -94,7 +97,7 @@ def scene_to_json(scene: Scene) -> dict[str, Any]:
 def scene_from_json(document: dict[str, Any]) -> Scene:
     """The inverse of ``scene_to_json``."""
     # Written by an earlier version, it has none.
-    fields = {"acquisition": None, "required": ()} | document
+    fields = {"acquisition": None, "required": (), "refused": ()} | document
     for name in _TIMES:
         fields[name] = None if fields[name] is None else dt.datetime.fromisoformat(fields[name])
     assets = [
@@ -111,5 +114,6 @@ def scene_from_json(document: dict[str, Any]) -> Scene:
             "footprint": bytes.fromhex(fields["footprint"]),
             "warnings": tuple(fields["warnings"]),
             "required": tuple(fields["required"]),
+            "refused": tuple(fields["refused"]),
         }
     )

@@ -435,7 +435,14 @@ class Sieve:
             if state and not self.reread and same_by_item(scene, state, self.sources):
                 files = tuple(state.files.values())
                 same.append(
-                    IndexedScene(scene, state.root, state.time_index, state.refs_sha256, files)
+                    IndexedScene(
+                        scene,
+                        state.root,
+                        state.time_index,
+                        state.refs_sha256,
+                        files,
+                        missing=scene.refused,
+                    )
                 )
                 self.in_hand.discard((collection, scene.id))
                 continue
@@ -519,6 +526,11 @@ class Sieve:
         if not self.required:
             return scene
         there = {asset.band for asset in scene.assets}
+        for band in self.required:
+            if band in scene.refused:
+                why = f"{band} is not indexed"
+                why = next((text for text in scene.warnings if text.startswith(why)), f"{why}.")
+                raise ItemError(f"required here: {why}", scene=scene.id)
         if lacks := [band for band in self.required if band not in there]:
             raise ItemError(f"no asset for {band_list(lacks)}, required here", scene=scene.id)
         return replace(scene, required=self.required)

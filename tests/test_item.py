@@ -267,12 +267,6 @@ SQUARE = [[[-106, 40], [-105, 40], [-105, 41], [-106, 40]]]
             put({"red": {"type": "image/jp2"}}, "assets"),
             "no asset is a band",
         ),
-        (drop("assets", "red", "href"), "red: no href"),
-        (put("B04.tif", "assets", "red", "href"), "red: its href is not an absolute"),
-        (put("ftp://host/B04.tif", "assets", "red", "href"), "not an absolute"),
-        (put("https:///B04.tif", "assets", "red", "href"), "not an absolute"),
-        (put("https://[host/B04.tif", "assets", "red", "href"), "not an absolute"),
-        (put("https://host/a b.tif", "assets", "red", "href"), "white space"),
     ],
 )
 def test_damaged_items_say_what_is_wrong(
@@ -284,6 +278,33 @@ def test_damaged_items_say_what_is_wrong(
     assert "\n" not in str(caught.value)
     if str(item.get("id")).isprintable():
         assert caught.value.scene == item.get("id")
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (drop("assets", "red", "href"), "no href"),
+        (put("B04.tif", "assets", "red", "href"), "its href is not an absolute"),
+        (put("ftp://host/B04.tif", "assets", "red", "href"), "its href is not an absolute"),
+        (put("https:///B04.tif", "assets", "red", "href"), "its href is not an absolute"),
+        (put("https://[host/B04.tif", "assets", "red", "href"), "its href is not an absolute"),
+        (put("https://host/a b.tif", "assets", "red", "href"), "its href holds white space"),
+    ],
+)
+def test_a_damaged_href_costs_its_own_band(
+    edit: Callable[[dict[str, Any]], object], reason: str
+) -> None:
+    """As a file does that no reference can be made of; where it is the only one, its scene."""
+    item = edited(edit)
+    scene = scene_from_item(item)
+    assert scene.refused == ("red",)
+    assert "red" not in {asset.band for asset in scene.assets}
+    (said,) = (text for text in scene.warnings if text.startswith("red "))
+    assert said.startswith(f"red is not indexed: {reason}")
+    assert not any("for bands red," in text for text in scene.warnings)
+    with pytest.raises(ItemError, match=f"red: {reason}") as caught:
+        scene_from_item(item, bands=["red"])
+    assert caught.value.scene == item["id"]
 
 
 def test_no_field_names_the_tile() -> None:
@@ -317,8 +338,9 @@ def test_secrets_do_not_enter() -> None:
     for href in ("https://user:SECRET@host/B04.tif", "ftp://user:SECRET@host/B04.tif?sig=SECRET"):
         item["assets"]["red"]["href"] = href
         with pytest.raises(ItemError) as caught:
-            scene_from_item(item)
+            scene_from_item(item, bands=["red"])
         assert "SECRET" not in str(caught.value)
+        assert "SECRET" not in repr(scene_from_item(item))
 
 
 @pytest.mark.parametrize(

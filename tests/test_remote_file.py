@@ -78,10 +78,18 @@ def ranged(content: bytes, *headers: str, **changes: Any) -> Callable[[str], Ite
     return respond
 
 
-def whole(content: bytes) -> Callable[[str], Iterator[bytes]]:
-    """200 and the whole file, whatever is asked for."""
+def whole(content: bytes, *, covered: bool = False) -> Callable[[str], Iterator[bytes]]:
+    """200 and the whole file, whatever is asked for; or (``covered``) to ranges that cover it."""
     length = f"Content-Length: {len(content)}"
-    return lambda request: iter([answer("200 OK", length, MODIFIED, TAG, body=content)])
+
+    def respond(request: str) -> Iterator[bytes]:
+        start, stop = asked_range(request) or (0, len(content))
+        if covered and (start > 0 or stop < len(content)):
+            yield part(content, start, stop, MODIFIED, TAG)
+        else:
+            yield answer("200 OK", length, MODIFIED, TAG, body=content)
+
+    return respond
 
 
 # 200 to a range
@@ -89,10 +97,27 @@ def whole(content: bytes) -> Callable[[str], Iterator[bytes]]:
 
 def test_a_small_file_that_comes_whole_is_taken(small: bytes) -> None:
     want, _ = read(ranged(small, MODIFIED, TAG))
-    header, server = read(whole(small))
+    header, server = read(whole(small, covered=True))
     assert isinstance(header, Header)
     assert (header.size, header.sha256, header.etag) == (len(small), want.sha256, '"abc"')
-    assert header.requests == len(server.requests) == 2
+    # Where one byte of it comes alone, chunks will; that is asked once of a server.
+    assert header.requests == len(server.requests) == 3
+
+    async def read_two(source: Source) -> list[Any]:
+        reader = HeaderReader([source])
+        return [await reader.read(make_asset(f"{source.match}{n}.tif")) for n in range(2)]
+
+    with RawServer(whole(small, covered=True)) as server:
+        source = Source(name="raw", match=server.url, url=server.url)
+        assert [found.requests for found in asyncio.run(read_two(source))] == [3, 2]
+
+
+def test_a_server_that_knows_no_ranges_is_no_source_of_small_files_either(small: bytes) -> None:
+    """Its headers would be there, and never a pixel."""
+    error, server = read(whole(small))
+    assert type(error) is HeaderError
+    assert f"sends the whole file, {len(small)} bytes, where a range" in error.reason
+    assert len(server.requests) <= 6
 
 
 def test_a_large_file_that_comes_whole_is_one_clear_error(large: bytes) -> None:
@@ -113,7 +138,12 @@ def test_files_that_come_whole_are_no_silence(
         assets = [make_asset(f"{source.match}{n}.tif") for n in range(count)]
         return await reader.read_all(assets)
 
-    for respond in (whole(large), ranged(large, "Last-Modified: soon"), ranged(large, size="*")):
+    for respond in (
+        whole(large),
+        whole(large[:FIRST_READ]),
+        ranged(large, "Last-Modified: soon"),
+        ranged(large, size="*"),
+    ):
         with RawServer(respond) as server:
             source = Source(name="raw", match=server.url, url=server.url)
             assert {type(e) for e in asyncio.run(read_all(source, 8))} == {HeaderError}
