@@ -128,7 +128,9 @@ class TileDecoder:
                 out = found[: size + (self.compression == "lzw")]
                 length = len(_DECODERS[self.compression](data, out=out))
         except (RuntimeError, ValueError) as error:
-            raise ValueError(f"a tile cannot be decoded: {error}") from error
+            raise ValueError(
+                f"a tile cannot be decoded: it is damaged, or has more than {size} bytes ({error})"
+            ) from error
         if length != size:
             some = "more than " if length > size else ""
             raise ValueError(f"a tile has {some}{min(length, size)} bytes where {size} belong")

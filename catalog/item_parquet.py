@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import shapely
 
 from catalog.errors import ConfigError, SourceError, first_line
+from catalog.parquet_process import Broken, read_apart
 from catalog.parse import format_datetime
 from catalog.unreadable import UnreadableItem
 
@@ -32,7 +33,6 @@ TOP_LEVEL = frozenset(
 """Members of an item; every other column is one of its properties."""
 NEEDED = ("id", "geometry", "assets", "datetime")
 _BOX = ("xmin", "ymin", "zmin", "xmax", "ymax", "zmax")
-_ITEMS = 64
 _BUFFER = 1 << 14
 """Bytes of each column that are read ahead: an item has some hundreds of columns."""
 
@@ -40,40 +40,66 @@ _BUFFER = 1 << 14
 def read_parquet_items(path: Path) -> Iterator[dict[str, Any]]:
     """The STAC items in ``path``, in its order; at most some tens of them are held in memory.
 
+    A process of its own reads the file (``parquet_process.py``), in bounded memory: what ends that
+    costs the rest of a row group, and those behind it are read all the same.
+
     Raises:
         ConfigError: pyarrow is not installed.
-        SourceError: not Parquet, damaged, or not stac-geoparquet; raised where it is reached.
+        SourceError: not Parquet, not stac-geoparquet: at once; damaged, or larger in memory than
+            it may be: after all that can be read.
     """
     try:
-        import pyarrow
-        from pyarrow.parquet import ParquetFile
+        import pyarrow  # noqa: F401
     except ImportError as error:
         raise ConfigError(
             f"{path}: Parquet needs pyarrow: pip install 'cogcat[parquet]'"
         ) from error
     number = readable = 0
     fault: str | None = None
-    try:
-        with ParquetFile(path, buffer_size=_BUFFER) as file:
-            _check(file.schema_arrow, path)
-            for batch in file.iter_batches(batch_size=_ITEMS):
-                for item in _items(batch):
-                    number += 1
-                    if isinstance(item, UnreadableItem):
-                        fault = fault or item.fault
-                        log.warning("%s: item %d: %s", path, number, item.fault)
-                    else:
-                        readable += 1
-                    yield item
-    except SourceError:
-        raise
-    except (pyarrow.ArrowException, OSError, ValueError, shapely.errors.ShapelyError) as error:
-        where = f"after item {number}" if number else "from its start"
-        raise SourceError(f"{path}: not readable {where}: {first_line(error)}") from error
+    broken: list[Broken] = []
+    for item in read_apart(path, broken):
+        number += 1
+        if isinstance(item, UnreadableItem):
+            fault = fault or item.fault
+            log.warning("%s: item %d: %s", path, number, item.fault)
+        else:
+            readable += 1
+        yield item
+    if broken:
+        first = broken[0]
+        where = f"after item {first.items}" if first.items else "from its start"
+        more = f", nor are {len(broken) - 1} other row groups" if len(broken) > 1 else ""
+        kept = "; the items of its other row groups are read" if number > first.items else ""
+        raise SourceError(f"{path}: not readable {where}: {first.reason}{more}{kept}")
     if number == 0:
         raise SourceError(f"{path}: holds no item")
     if readable == 0:
         raise SourceError(f"{path}: not readable from its start: {fault}")
+
+
+def read_here(path: Path, group: int, size: int) -> Iterator[int | dict[str, Any]]:
+    """In this process: how many row groups there are, then the items of those from ``group`` on,
+    ``size`` at a time, and after each group its number.
+
+    Raises:
+        SourceError: not Parquet, or not stac-geoparquet.
+        ArrowException, OSError, ValueError: damaged.
+    """
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        file = ParquetFile(path, buffer_size=_BUFFER)
+        schema = file.schema_arrow
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise SourceError(f"{path}: not readable from its start: {first_line(error)}") from error
+    with file:
+        _check(schema, path)
+        yield file.num_row_groups
+        for number in range(group, file.num_row_groups):
+            for batch in file.iter_batches(size, row_groups=[number], use_threads=False):
+                yield from _items(batch)
+            yield number
 
 
 def _check(schema: Schema, path: Path) -> None:
@@ -98,18 +124,35 @@ def _storage(kind: Any) -> Any:
 
 
 def _items(batch: RecordBatch) -> Iterator[dict[str, Any]]:
+    from pyarrow import ArrowException
+
     columns: dict[str, list[Any]] = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         plain = getattr(column, "storage", column)
-        columns[name] = _coarse(plain).to_pylist(maps_as_pydicts="lossy")
+        try:
+            columns[name] = _coarse(plain).to_pylist(maps_as_pydicts="lossy")
+        except (ArrowException, ValueError, TypeError, OverflowError) as error:
+            # One row's fault is not that of the others of its batch.
+            if batch.num_rows > 1:
+                for row in range(batch.num_rows):
+                    yield from _items(batch.slice(row, 1))
+                return
+            known = columns.get("id", [None])[0]
+            yield _unreadable(f"its {name} cannot be read: {first_line(error)}", known)
+            return
     for row in range(batch.num_rows):
         values = {name: column[row] for name, column in columns.items()}
         name = values.get("id")
         try:
             yield _item(values)
-        except (ValueError, TypeError, shapely.errors.ShapelyError) as error:
-            known = name if isinstance(name, str) else None
-            yield UnreadableItem(first_line(error), repr(name), id=known)
+        except (ValueError, TypeError, OverflowError, shapely.errors.ShapelyError) as error:
+            yield _unreadable(first_line(error), name)
+        except RecursionError:
+            yield _unreadable("nested too deeply", name)
+
+
+def _unreadable(fault: str, name: Any) -> UnreadableItem:
+    return UnreadableItem(fault, repr(name), id=name if isinstance(name, str) else None)
 
 
 def _coarse(column: Any) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -11,17 +13,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import rustac
+import shapely
 import stac_geoparquet.arrow
 from stacks import SCENES, Stack
 
+from catalog import item_parquet
 from catalog.errors import ConfigError, SourceError
 from catalog.item import scene_from_item
 from catalog.item_file import read_items
 from catalog.scene import Scene
+from catalog.unreadable import UnreadableItem
 
 pytest_plugins = ["stacks"]
 
@@ -182,9 +188,7 @@ def test_a_damaged_file_is_said_to_be_one(table: pa.Table, tmp_path: Path, part:
         list(read_items(path))
 
 
-def test_what_comes_before_the_damage_is_crawled(
-    local_stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_comes_before_the_damage_is_crawled(local_stack: Stack, tmp_path: Path) -> None:
     server = local_stack.server
     text = json.dumps(local_stack.items).replace(server.archive.base_url, server.url)
     path = tmp_path / "items.parquet"
@@ -199,7 +203,6 @@ def test_what_comes_before_the_damage_is_crawled(
     whole = bytearray(path.read_bytes())
     whole[start : start + 64] = bytes(64)
     path.write_bytes(bytes(whole))
-    monkeypatch.setattr("catalog.item_parquet._ITEMS", 4)
     result = local_stack.cli("crawl", "--items", path)
     assert result.exit_code == 2
     assert "not readable after item 4" in result.stderr
@@ -221,8 +224,6 @@ def test_a_large_file_is_read_in_pieces(
     table: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not one item of a later batch is made before those of the first are taken."""
-    from catalog import item_parquet
-
     made: list[datetime] = []
     item = item_parquet._item
     monkeypatch.setattr(
@@ -230,7 +231,123 @@ def test_a_large_file_is_read_in_pieces(
     )
     path = tmp_path / "items.parquet"
     pq.write_table(pa.concat_tables([table] * 40), path, row_group_size=100)
-    items = read_items(path)
+    items = item_parquet.read_here(path, 0, 64)
+    assert next(items) == 3
     next(items)
     assert len(made) == 1
-    assert sum(1 for _ in items) == 40 * SCENES - 1
+    assert sum(isinstance(found, dict) for found in items) == 40 * SCENES - 1
+
+
+# Hostile files
+
+
+def hostile(path: Path, rows: int = 6, **columns: Any) -> Path:
+    """Items ``s0`` … in row groups of a third, with more columns."""
+    made = {
+        "id": [f"s{n}" for n in range(rows)],
+        "geometry": [shapely.box(0, 0, 1, 1).wkb] * rows,
+        "assets": [{"red": {"href": "https://x.org/red.tif"}}] * rows,
+        "datetime": ["2023-01-01T00:00:00Z"] * rows,
+    }
+    pq.write_table(
+        pa.table(made | columns),
+        path,
+        row_group_size=rows // 3,
+        compression="zstd",
+        write_statistics=False,
+        use_dictionary=["title"],
+        dictionary_pagesize_limit=2**30,
+    )
+    assert path.stat().st_size < 2**17
+    return path
+
+
+def taken(path: Path) -> tuple[list[Item], str]:
+    """What is read, and the error at its end."""
+    items: list[Item] = []
+    try:
+        items.extend(read_items(path))
+    except SourceError as error:
+        return items, str(error)
+    return items, ""
+
+
+@pytest.mark.parametrize("bomb", ["text", "list"])
+def test_what_inflates_ends_a_process_that_is_not_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bomb: str
+) -> None:
+    if bomb == "text":
+        column: Any = pa.array(["a", "b", "c", "x" * 2**27, "e", "f"])
+    else:
+        ends = pa.array([0, 1, 2, 3, *(2**25 + n for n in range(3))], pa.int32())
+        column = pa.ListArray.from_arrays(ends, pa.array(np.zeros(2**25 + 2, np.int8)))
+    path = hostile(tmp_path / "a.parquet", **{bomb: column})
+    monkeypatch.setattr("catalog.parquet_process.MEMORY", 120 << 20)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    items, said = taken(path)
+    # All but its row group: of it, one page has both rows.
+    assert [item["id"] for item in items] == ["s0", "s1", "s4", "s5"]
+    assert said.startswith(f"{path}: not readable after item 2: it takes more than 120 MB")
+    assert said.endswith("; the items of its other row groups are read")
+    assert "write it anew in smaller row groups, or as NDJSON" in said
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 << 10
+
+
+def test_what_fits_one_at_a_time_is_read_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dictionary of one long text, which every item has."""
+    path = hostile(tmp_path / "a.parquet", 24, title=pa.array(["x" * 2**23] * 24))
+    monkeypatch.setattr("catalog.parquet_process.MEMORY", 100 << 20)
+    ids = [(item["id"], len(item["properties"]["title"])) for item in read_items(path)]
+    assert ids == [(f"s{n}", 2**23) for n in range(24)]
+
+
+def test_a_value_that_cannot_be_one_is_its_item_s_fault(tmp_path: Path) -> None:
+    text = pa.array([b"a", b"b", b"c", b"\xff", b"e", b"f"]).view(pa.string())
+    late = pa.array([0, 0, 2**62, 0, 0, 0], pa.int64()).view(pa.timestamp("us", "UTC"))
+    items, said = taken(hostile(tmp_path / "a.parquet", text=text, late=late))
+    assert said == ""
+    assert [item["id"] for item in items] == [f"s{n}" for n in range(6)]
+    faults = {item["id"]: item.fault for item in items if isinstance(item, UnreadableItem)}
+    assert sorted(faults) == ["s2", "s3"]
+    assert faults["s2"].startswith("its late cannot be read: ")
+    assert faults["s3"].startswith("its text cannot be read: ")
+
+
+def test_a_column_that_is_nested_a_thousand_deep(tmp_path: Path) -> None:
+    kind: Any = pa.int8()
+    for _ in range(1000):
+        kind = pa.struct([("a", kind)])
+    schema = pa.schema([("id", pa.string()), ("deep", kind)])
+    pq.ParquetWriter(tmp_path / "a.parquet", schema).close()
+    items, said = taken(tmp_path / "a.parquet")
+    assert items == []
+    assert said.startswith(f"{tmp_path}/a.parquet: not readable from its start: ")
+    assert "nested" in said
+
+
+def test_native_code_that_ends_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = hostile(tmp_path / "a.parquet")
+    monkeypatch.setattr("catalog.parquet_process._START", "import os; os.abort()")
+    items, said = taken(path)
+    assert items == []
+    assert said == (
+        f"{path}: not readable from its start: reading it ended its process (exit code -6): it is "
+        "damaged"
+    )
+
+
+def test_who_reads_no_further_leaves_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        "catalog.parquet_process.subprocess.Popen",
+        lambda *words, **how: started.append(popen(*words, **how)) or started[-1],
+    )
+    items = read_items(hostile(tmp_path / "a.parquet"))
+    assert next(items)["id"] == "s0"
+    items.close()  # type: ignore[attr-defined]
+    assert started[0].returncode is not None

@@ -26,7 +26,7 @@ ORDER = [
     {"logs", "hrefs", "settings", "patience", "bands", "json_values", "names", "parse"},
     {"footprint", "area", "affine", "ground", "unreadable", "page_json"},
     {"scene", "boa_offset", "item_assets", "item_properties", "item"},
-    {"item_parquet", "item_file", "item_shelf"},
+    {"parquet_process", "item_parquet", "item_file", "item_shelf"},
     {"stac_answer", "stac_links", "stac_api", "stac_query", "stac_pages", "stac_whole"},
     {"stac_search"},
     {
