@@ -18,22 +18,27 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from catalog.bounds import (
-    at_most,
-    check_crossings,
-    check_text,
+    DEEPEST,
+    MOST_CROSSINGS,
+    MOST_PIECES,
+    check_depth,
+    check_geojson,
+    check_json,
+    check_length,
+    check_number,
     check_vertices,
     check_wkb,
     check_wkt,
 )
 from catalog.errors import UsageError
 from catalog.footprint import WIDEST
+from catalog.mending import mended
 from catalog.parse import Box
 
 _EASTMOST = 180.0 + WIDEST
 _SHIFTS = (-360.0, 0.0, 360.0)
 _EWKT = re.compile(r"SRID=(\d{1,9});(.*)", re.DOTALL | re.IGNORECASE)
-_HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
-_COLLECTION = 7  # shapely's type id
+_HEX = re.compile(r"[0-9A-Fa-f]+")
 _FAULTS = (
     shapely.errors.ShapelyError,
     AttributeError,
@@ -58,11 +63,11 @@ def parse_geometry(given: Any) -> BaseGeometry:
     antimeridian.
 
     Raises:
-        UsageError: not a geometry, empty, of an SRID that is not 4326, a coordinate that is
-            not a finite number or not on the globe, or more of anything than ``bounds`` allow.
+        UsageError: not a geometry, empty, of an SRID that is not 4326, more than ``bounds`` has
+            it, or a coordinate that is not a finite number or not on the globe.
     """
     try:
-        shape = shapely.force_2d(_shape(given))
+        shape = shapely.force_2d(_Reading().shape(given))
     except UsageError:
         raise
     except _FAULTS as error:
@@ -72,26 +77,32 @@ def parse_geometry(given: Any) -> BaseGeometry:
         ) from error
     if shape.is_empty:
         raise UsageError("malformed geometry: it is empty")
-    check_vertices(shape)
     coordinates = shapely.get_coordinates(shape)
     if not np.isfinite(coordinates).all():
         raise UsageError("malformed geometry: a coordinate is not a finite number")
     if (np.abs(coordinates) > (360, 90)).any():
         raise UsageError("malformed geometry: coordinates are longitude, latitude in degrees")
-    if not shape.is_valid or shapely.get_type_id(shape) == _COLLECTION:
-        check_crossings(shape)
-    if not shape.is_valid:
-        shape = shapely.make_valid(shape)
-    return _united(shape)
+    try:
+        return mended(shape, MOST_CROSSINGS, DEEPEST)
+    except (ValueError, shapely.errors.ShapelyError) as error:
+        raise UsageError(f"the geometry cannot be taken: {error}; simplify it") from error
 
 
 def plain_geometry(shape: BaseGeometry) -> dict[str, Any]:
     """GeoJSON to send to a STAC API: one geometry whose longitudes lie within ±180.
 
     What runs beyond ±180 is cut there (RFC 7946, 3.1.9).
+
+    Raises:
+        UsageError: it crosses the antimeridian more than ``MOST_PIECES`` times.
     """
     minx, _, maxx, _ = shape.bounds
     if minx < -180 or maxx > 180:
+        x = shapely.get_coordinates(shape)[:, 0]
+        over = int(np.count_nonzero(np.diff(x > 180)) + np.count_nonzero(np.diff(x < -180)))
+        check_number(
+            "an area that crosses the antimeridian {} times", over, MOST_PIECES, "simplify it"
+        )
         globe = shapely.box(-180, -90, 180, 90)
         shifted = [_shifted(shape, shift) for shift in _SHIFTS]
         shape = shapely.union_all(shapely.intersection(shifted, globe))
@@ -158,60 +169,80 @@ def intersects_footprint(
     return found
 
 
-def _shape(given: Any) -> BaseGeometry:
-    if isinstance(given, str | bytes | bytearray):
-        given = _shape_of_text(given)
-    if isinstance(given, BaseGeometry):
-        srid = int(shapely.get_srid(given))
-        if srid not in (0, 4326):
-            raise ValueError(f"its SRID is {srid}; give longitude, latitude in degrees, 4326")
-        return given
-    if isinstance(given, list | tuple):
-        return shapely.geometrycollections([_shape(part) for part in at_most("the area", given)])
-    if getattr(given, "crs", None) is not None and hasattr(given, "to_crs"):
-        given = given.to_crs("EPSG:4326")
-    document = given if isinstance(given, Mapping) else getattr(given, "__geo_interface__", None)
-    if document is None:
-        raise TypeError(f"a {type(given).__name__} has no __geo_interface__")
-    kind = document.get("type")
-    if kind == "Feature":
-        return _shape_of_feature(document)
-    if kind == "FeatureCollection":
-        if not document["features"]:
-            raise ValueError("the FeatureCollection has no features")
-        return shapely.geometrycollections([_shape_of_feature(f) for f in document["features"]])
-    return shapely.geometry.shape(document)
+class _Reading:
+    """One area from what was given, its vertices counted before they are made a shape of."""
+
+    def __init__(self) -> None:
+        self.vertices = 0
+
+    def shape(self, given: Any, level: int = 0) -> BaseGeometry:
+        check_depth("a geometry", level)
+        if isinstance(given, str | bytes | bytearray):
+            given = self.of_text(given)
+        if isinstance(given, BaseGeometry):
+            self.count(shapely.get_num_coordinates(given))
+            srid = int(shapely.get_srid(given))
+            if srid not in (0, 4326):
+                raise ValueError(f"its SRID is {srid}; give longitude, latitude in degrees, 4326")
+            return given
+        if isinstance(given, list | tuple):
+            check_vertices(self.vertices + len(given))
+            return shapely.geometrycollections([self.shape(part, level + 1) for part in given])
+        if getattr(given, "crs", None) is not None and hasattr(given, "to_crs"):
+            self.of_frame(given)
+            given = given.to_crs("EPSG:4326")
+            self.vertices = 0
+        plain = isinstance(given, Mapping)
+        document = given if plain else getattr(given, "__geo_interface__", None)
+        if document is None:
+            raise TypeError(f"a {type(given).__name__} has no __geo_interface__")
+        self.count(check_geojson(document))
+        kind = document.get("type")
+        if kind == "Feature":
+            return _shape_of_feature(document)
+        if kind == "FeatureCollection":
+            if not document["features"]:
+                raise ValueError("the FeatureCollection has no features")
+            return shapely.geometrycollections([_shape_of_feature(f) for f in document["features"]])
+        return shapely.geometry.shape(document)
+
+    def of_text(self, given: str | bytes | bytearray) -> BaseGeometry | Mapping[str, Any]:
+        check_length("a geometry", given)
+        if isinstance(given, bytes | bytearray) and not given.lstrip().startswith(b"{"):
+            return _shape_of_wkb(bytes(given))
+        text = (given if isinstance(given, str) else given.decode()).strip()
+        if text.startswith("{"):
+            check_json("a geometry", text)
+            document: Mapping[str, Any] = json.loads(text)
+            return document
+        if _HEX.fullmatch(text):
+            return _shape_of_wkb(bytes.fromhex(text))
+        check_wkt(text)
+        extended = _EWKT.fullmatch(text)
+        if extended is None:
+            return shapely.from_wkt(text)
+        return shapely.set_srid(shapely.from_wkt(extended[2]), int(extended[1]))
+
+    def of_frame(self, given: Any) -> None:
+        """geopandas' and odc-geo's, before they are brought to another CRS."""
+        shapes = getattr(getattr(given, "geometry", None), "values", getattr(given, "geom", None))
+        if shapes is not None:
+            self.count(int(shapely.get_num_coordinates(np.asarray(shapes, dtype=object)).sum()))
+
+    def count(self, vertices: int) -> None:
+        self.vertices += max(1, int(vertices))
+        check_vertices(self.vertices)
 
 
-def _shape_of_text(given: str | bytes | bytearray) -> BaseGeometry:
-    check_text("the area", given)
-    if isinstance(given, bytes | bytearray) and not given.lstrip().startswith(b"{"):
-        check_wkb(bytes(given))
-        return shapely.from_wkb(bytes(given))
-    text = (given if isinstance(given, str) else given.decode()).strip()
-    if text.startswith("{"):
-        return _shape(json.loads(text))
-    if _HEX.fullmatch(text):
-        check_wkb(bytes.fromhex(text))
-        return shapely.from_wkb(text)
-    check_wkt(text)
-    extended = _EWKT.fullmatch(text)
-    if extended is None:
-        return shapely.from_wkt(text)
-    return shapely.set_srid(shapely.from_wkt(extended[2]), int(extended[1]))
+def _shape_of_wkb(data: bytes) -> BaseGeometry:
+    check_wkb(data)
+    return shapely.from_wkb(data)
 
 
 def _shape_of_feature(document: Mapping[str, Any]) -> BaseGeometry:
     if not isinstance(document, Mapping) or not isinstance(document.get("geometry"), Mapping):
         raise ValueError("a Feature has no geometry")
     return shapely.geometry.shape(document["geometry"])
-
-
-def _united(shape: BaseGeometry) -> BaseGeometry:
-    """Of a collection, the union: polygons so become one MultiPolygon, which can be prepared."""
-    if shapely.get_type_id(shape) != _COLLECTION:
-        return shape
-    return shapely.union_all(shapely.make_valid(shapely.get_parts(shape)))
 
 
 def _shifts(minx: float, maxx: float) -> list[float]:

@@ -1,172 +1,252 @@
-"""How much one question may hold: what is more is refused before it costs memory or time. Pure.
+"""How much one question may ask for, checked before it costs memory or time.
 
-Shapes and conditions are parsed by native libraries, GEOS and ``cql2``, whose parsers call
-themselves for every level of nesting, and end the process where there are too many.
+Parsers of WKT, WKB, JSON and CQL2 recurse, natively: what is nested some thousands deep overflows
+the stack and ends the process, where no ``except`` helps. So text and bytes are counted here,
+without recursion, before a parser sees them. Knows no geometry library and no grammar but brackets
+and commas: what is malformed is left to the parsers to say.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Sized
+import struct
+from collections.abc import Iterable, Mapping, Sized
 from itertools import islice
 from typing import Any
-
-import numpy as np
-import shapely
-from shapely.geometry.base import BaseGeometry
 
 from catalog.errors import UsageError
 
 MOST_VERTICES = 100_000
-"""Of an area; the outline of a country has some thousands."""
-MOST_CROSSINGS = 500
-"""Of lines of an area with each other: mending a thousand takes two seconds, ten thousand 25."""
+"""Of one area, all its parts together, and of the areas of one filter together."""
 MOST_VALUES = 100_000
-"""Of a list, such as ids, or of IN."""
-MOST_TEXT = 20_000_000
-"""Characters of an area or a condition: one with as many vertices or values has 5 million."""
-DEEPEST_AREA = 30
-"""Levels of parentheses in WKT: a collection of MultiPolygons has five."""
-MOST_COLLECTIONS = 1_000
-"""In WKB, which nests them without end."""
-MOST_OPERATORS = 2_000
-"""In a condition, which has at most 400 parts."""
-_MOST_PAIRS = 1_000_000
-"""Of lines of an area near each other: more lie over each other than an outline's."""
-_FIRST_SEGMENTS = 16
+"""Of all lists of one question together: ids, tiles …, and those of IN."""
+MOST_CONDITIONS = 400
+"""Of one filter, AND, OR and NOT counted too: SQLite takes a thousand levels of AND and OR."""
+MOST_CROSSINGS = 100_000
+"""Places where lines of one area cross or touch: mending and joining pay some 25 µs for each."""
+MOST_PIECES = 500
+"""Of an area asked for piece by piece; and crossings of the antimeridian, where it is cut."""
+DEEPEST = 60
+"""Levels of parentheses, collections and NOTs."""
+LONGEST_TEXT = 16_000_000
+"""Characters or bytes of one geometry or filter: 100 000 vertices have some 4 to 10 million."""
+LONGEST_VALUE = 1_000
+"""Characters of one value; what the catalog holds is shorter."""
 
-_COLLECTION = re.compile(
-    # Of two dimensions, with flags of EWKB, and ISO's Z, M and ZM; in either order of bytes.
-    rb"\x01(?:\x07\x00\x00[\x00\x20\x40\x60\x80\xa0\xc0\xe0]|[\xef]\x03\x00\x00|\xd7\x07\x00\x00"
-    rb"|\xbf\x0b\x00\x00)"
-    rb"|\x00(?:[\x00\x20\x40\x60\x80\xa0\xc0\xe0]\x00\x00\x07|\x00\x00\x03\xef|\x00\x00\x07\xd7"
-    rb"|\x00\x00\x0b\xbf)"
-)
-_OPERATORS = re.compile(
-    r"\b(?:and|or|not|like|in|is|between|div|casei|accenti)\b|[=<>]+|(?<=[\w)\]'\"])\s*[-+*/%^]",
-    re.IGNORECASE,
-)
+_BRACKETS = re.compile(r"\"[^\"\\]*(?:\\.[^\"\\]*)*\"|[\[\]{}]", re.DOTALL)
+"""Of JSON, past the brackets in its strings."""
+_PARENTHESES = re.compile(r"[()]")
+_IN_JSON = 2 * DEEPEST + 10
+"""Brackets that ``DEEPEST`` levels take in JSON: two each, and some for coordinates."""
+_COUNTED = 10
+"""Times a limit, up to which things are counted: what is far beyond it is "more than" that."""
 
 
-def check_text(what: str, text: str | bytes | bytearray) -> None:
+def check_number(
+    what: str, count: int, most: int, advice: str = "", *, least: bool = False
+) -> None:
     """
-    Raises:
-        UsageError: it is longer than ``MOST_TEXT``.
-    """
-    if len(text) > MOST_TEXT:
-        raise UsageError(
-            f"{what} has {len(text):,} characters, more than {MOST_TEXT:,}: simplify it, or ask "
-            "in portions"
-        )
-
-
-def check_wkt(text: str) -> None:
-    """
-    Raises:
-        UsageError: parentheses are nested deeper than ``DEEPEST_AREA``.
-    """
-    marks = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
-    depth = np.cumsum((marks == ord("(")).astype(np.int64) - (marks == ord(")")))
-    deepest = int(depth.max(initial=0))
-    if deepest > DEEPEST_AREA:
-        raise UsageError(f"malformed geometry: nested {deepest:,} deep, more than {DEEPEST_AREA}")
-
-
-def check_wkb(data: bytes) -> None:
-    """
-    Raises:
-        UsageError: it has more collections than ``MOST_COLLECTIONS``.
-    """
-    found = sum(1 for _ in islice(_COLLECTION.finditer(data), MOST_COLLECTIONS + 1))
-    if found > MOST_COLLECTIONS:
-        raise UsageError(f"malformed geometry: more than {MOST_COLLECTIONS:,} collections in WKB")
-
-
-def check_vertices(shape: BaseGeometry) -> None:
-    """
-    Raises:
-        UsageError: there are more than ``MOST_VERTICES``.
-    """
-    count = int(shapely.get_num_coordinates(shape))
-    if count > MOST_VERTICES:
-        raise UsageError(
-            f"the area has {count:,} vertices, more than {MOST_VERTICES:,}: simplify it "
-            "(shapely.simplify), or ask for its parts"
-        )
-
-
-def check_crossings(shape: BaseGeometry) -> None:
-    """Of a shape whose lines are to be taken apart where they cross.
+    Args:
+        what: names the thing and its parts: ``"an area of {} vertices"``.
+        advice: what to do.
+        least: counting ended at ``count``: there are more.
 
     Raises:
-        UsageError: there are more crossings than ``MOST_CROSSINGS``.
+        UsageError: ``count`` is more than ``most``; names both.
     """
-    xy, part = shapely.get_coordinates(_rings(shape), return_index=True)
-    inside = part[1:] == part[:-1]
-    segments = shapely.linestrings(np.stack([xy[:-1][inside], xy[1:][inside]], axis=1))
-    tree = shapely.STRtree(segments)
-    pairs, found, first, size = 0, 0, 0, _FIRST_SEGMENTS
-    # Few at first: where nearly all cross, that tells at once.
-    while first < len(segments):
-        some = segments[first : first + size]
-        here, there = tree.query(some)
-        pairs += len(here)
-        if pairs <= _MOST_PAIRS:
-            found += int(shapely.crosses(some[here], segments[there]).sum())
-        # Each is found from both of its sides.
-        if found > 2 * MOST_CROSSINGS or pairs > _MOST_PAIRS:
-            raise UsageError(
-                f"the area's lines cross each other, or lie over each other, more than "
-                f"{MOST_CROSSINGS} times: it is no outline; unite its parts "
-                "(shapely.union_all), mend it (shapely.make_valid), or ask for its parts"
-            )
-        first, size = first + size, min(size * 4, 256)
+    if count > most or least:
+        said = what.format(f"more than {count}" if least else count)
+        raise UsageError(f"{said} is too much: {most} is the most{advice and f'; {advice}'}")
 
 
-def _rings(shape: BaseGeometry) -> Any:
-    """Every line and ring on its own."""
-    parts = shapely.get_parts(shape)
-    while (shapely.get_type_id(parts) > 3).any():
-        parts = shapely.get_parts(parts)
-    polygons = shapely.get_type_id(parts) == 3
-    return np.concatenate([shapely.get_rings(parts[polygons]), parts[~polygons]])
+def check_length(what: str, text: Sized, most: int = LONGEST_TEXT) -> None:
+    """
+    Raises:
+        UsageError: ``text`` is longer than ``most`` characters or bytes.
+    """
+    check_number(f"{what} of {{}} characters", len(text), most)
 
 
-def at_most[T](what: str, values: Iterable[T]) -> list[T]:
-    """The values of a list, which may be endless.
+def values_of(what: str, given: Iterable[Any], most: int = MOST_VALUES) -> list[Any]:
+    """``given`` as a list: of an endless iterable, no more is taken than may be.
 
     Raises:
-        UsageError: there are more than ``MOST_VALUES``.
+        UsageError: it has more than ``most``.
     """
-    found = list(islice(values, MOST_VALUES + 1))
-    check_values(what, len(found), len(values) if isinstance(values, Sized) else None)
+    advice = "ask in several questions"
+    if isinstance(given, Sized):
+        check_number(f"a list of {{}} {what}", len(given), most, advice)
+    found = list(islice(given, most + 1))
+    if len(found) > most:
+        check_number(f"a list of {{}} {what}", most, most, advice, least=True)
     return found
 
 
-def check_values(what: str, count: int, all_: int | None = None) -> None:
+def check_values(counts: Iterable[int], *, least: bool = False) -> None:
     """
     Args:
-        all_: how many there are, where more than ``count``.
+        counts: values of each list of a question.
 
     Raises:
-        UsageError: they are more than ``MOST_VALUES``.
+        UsageError: all lists together have more than ``MOST_VALUES``.
     """
-    if count > MOST_VALUES:
-        many = f"{all_ or count:,}" if all_ or count > MOST_VALUES + 1 else "no end of"
-        raise UsageError(f"{what} has {many} values, more than {MOST_VALUES:,}: ask in portions")
+    advice = "ask in several questions"
+    what = "a question with {} values in its lists"
+    check_number(what, sum(counts), MOST_VALUES, advice, least=least)
 
 
-def check_condition(bare: str) -> None:
+def check_vertices(count: int, *, least: bool = False) -> None:
     """
-    Args:
-        bare: CQL2 text, without what stands in quotes and without WKT.
+    Raises:
+        UsageError: more than one area may have.
+    """
+    advice = "simplify it, or ask for its parts"
+    check_number("an area of {} vertices", count, MOST_VERTICES, advice, least=least)
+
+
+def check_depth(what: str, depth: int, most: int = DEEPEST, *, least: bool = False) -> None:
+    """
+    Raises:
+        UsageError: nested deeper than may be.
+    """
+    check_number(f"{what} nested {{}} deep", depth, most, least=least)
+
+
+def check_json(what: str, text: str) -> None:
+    """Before a parser of JSON sees ``text``.
 
     Raises:
-        UsageError: it has more operators than ``MOST_OPERATORS``.
+        UsageError: too long, or nested too deep.
     """
-    count = sum(1 for _ in _OPERATORS.finditer(bare))
-    if count > MOST_OPERATORS:
-        raise UsageError(
-            f"filter has {count:,} operators, more than {MOST_OPERATORS:,}; IN takes "
-            f"{MOST_VALUES:,} values"
-        )
+    check_length(what, text)
+    check_depth(what, deepest(_BRACKETS, text), _IN_JSON)
+
+
+def deepest(pattern: re.Pattern[str], text: str) -> int:
+    """Levels of brackets in ``text``, of which ``pattern`` finds each; what else it finds counts
+    for nothing."""
+    found = depth = 0
+    for match in pattern.finditer(text):
+        bracket = match[0]
+        if bracket in "([{":
+            depth += 1
+            found = max(found, depth)
+        elif bracket in ")]}":
+            depth -= 1
+    return found
+
+
+def check_wkt(text: str) -> None:
+    """Before a parser of WKT sees ``text``. Commas stand between vertices, rings and shapes: all
+    together they have one more than there are commas.
+
+    Raises:
+        UsageError: too long, too many vertices, or nested too deep.
+    """
+    check_length("a geometry", text)
+    check_vertices(text.count(",") + 1)
+    check_depth("a geometry", deepest(_PARENTHESES, text))
+
+
+def check_wkb(data: bytes) -> None:
+    """Before a parser of WKB (ISO's or PostGIS's) sees ``data``. What has no vertex counts as one.
+
+    Raises:
+        UsageError: too long, too many vertices, or nested too deep.
+    """
+    check_length("a geometry", data)
+    waiting = [1]  # how many shapes are still to come, on each level
+    position = vertices = deepest = 0
+    try:
+        while waiting:
+            if waiting[-1] == 0:
+                waiting.pop()
+                continue
+            waiting[-1] -= 1
+            order = "<" if data[position] == 1 else ">"
+            (kind,) = struct.unpack_from(f"{order}I", data, position + 1)
+            position += 9 if kind & 0x2000_0000 else 5  # an SRID lies between
+            dimensions = 2 + bool(kind & 0x8000_0000) + bool(kind & 0x4000_0000)
+            iso, kind = divmod(kind & 0xFFFF, 1000)
+            stride = 8 * max(dimensions, (2, 3, 3, 4)[iso & 3])
+            if kind == _POINT:
+                position += stride
+                vertices += 1
+                continue
+            (count,) = struct.unpack_from(f"{order}I", data, position)
+            position += 4
+            if kind in _LINES:
+                vertices += max(count, 1)
+                position += stride * count
+            elif kind in _RINGS:
+                vertices += not count
+                for _ in range(count):
+                    (length,) = struct.unpack_from(f"{order}I", data, position)
+                    position += 4 + stride * length
+                    vertices = _counted(vertices + max(length, 1))
+            else:
+                vertices += not count
+                deepest = max(deepest, len(waiting))
+                waiting.append(count)
+            vertices = _counted(vertices)
+    except (IndexError, struct.error):
+        pass  # it ends too early: for the parser to say, which reads no further either
+    check_depth("a geometry", deepest)
+    check_vertices(vertices)
+
+
+_POINT, _LINES, _RINGS = 1, (2, 8), (3, 17)
+"""Kinds of shapes in WKB: a point; lines and arcs; polygons and triangles. All others have shapes
+in them."""
+
+
+def check_geojson(document: Any) -> int:
+    """Before ``document`` is made a shape: a geometry, Feature or FeatureCollection. Goes where
+    coordinates may be, and nowhere else.
+
+    Returns:
+        how many vertices there are; what is empty counts as one.
+
+    Raises:
+        UsageError: too many vertices, or nested too deep.
+    """
+    vertices = 0
+    waiting: list[tuple[Any, int]] = [(document, 1)]
+    while waiting:
+        node, level = waiting.pop()
+        if level > _IN_JSON:
+            # Some that hold themselves are endless.
+            check_depth("a geometry", _IN_JSON, _IN_JSON, least=True)
+        inside: Iterable[Any] = ()
+        if isinstance(node, Mapping):
+            inside = [node[name] for name in _INSIDE if node.get(name) is not None]
+        elif isinstance(node, list | tuple):
+            if node and _is_position(node[0]):
+                vertices += len(node)
+            elif _is_position(node) or not node:
+                vertices += 1
+            else:
+                _counted(vertices + len(node))
+                inside = node
+        elif isinstance(shape := getattr(node, "shape", None), tuple):  # an array of numbers
+            vertices += max(1, math.prod(shape[:-1]))
+        vertices = _counted(vertices)
+        waiting += [(child, level + 1) for child in inside]
+    check_vertices(vertices)
+    return vertices
+
+
+_INSIDE = ("geometry", "geometries", "features", "coordinates")
+
+
+def _is_position(node: Any) -> bool:
+    return isinstance(node, list | tuple) and len(node) > 0 and isinstance(node[0], int | float)
+
+
+def _counted(vertices: int) -> int:
+    """``vertices``, while it is worth it to count on."""
+    most = _COUNTED * MOST_VERTICES
+    if vertices > most:
+        check_vertices(most, least=True)
+    return vertices

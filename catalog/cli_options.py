@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from catalog import logs
+from catalog.bounds import LONGEST_TEXT, check_values
 from catalog.errors import BusyError, CatalogError, UsageError, first_line, redacted
 from catalog.logs import without_secrets_in
 from catalog.printable import json_escaped, printable, printable_lines
@@ -252,6 +253,10 @@ def _several(
             # An empty variable of a shell is no question for everything.
             raise click.BadParameter("it is empty", context, option)
         found += parts
+    try:
+        check_values([len(found)])
+    except UsageError as error:
+        raise click.BadParameter(str(error), context, option) from error
     return tuple(found)
 
 
@@ -344,10 +349,12 @@ def geometry(given: str | None) -> BaseGeometry | None:
 
     text = given
     try:
+        # One character more than a geometry may have: what is longer is refused unread.
         if given == "-":
-            text = sys.stdin.read()
+            text = sys.stdin.read(LONGEST_TEXT + 1)
         elif not _WRITTEN_OUT.match(given):
-            text = Path(given).read_text(encoding="utf-8")
+            with Path(given).open(encoding="utf-8") as file:
+                text = file.read(LONGEST_TEXT + 1)
     except (OSError, ValueError) as error:
         raise UsageError(f"--intersects {given}: {error}") from error
     try:

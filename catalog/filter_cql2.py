@@ -13,15 +13,17 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+import shapely
 from shapely.geometry.base import BaseGeometry
 
 from catalog.area import box_geometry, parse_geometry
-from catalog.bounds import MOST_VALUES, check_condition, check_text, check_values
+from catalog.bounds import MOST_PIECES, check_json, check_length, check_number
 from catalog.errors import UsageError
+from catalog.filter_bounds import check_conditions, check_document, document_of
 from catalog.filter_tree import (
     And,
     Compare,
@@ -47,12 +49,6 @@ from catalog.parse import (
     parse_platform,
     parse_tile,
 )
-
-DEEPEST = 60
-"""Levels of parentheses and NOTs: the library's parser ends the process at some thousands."""
-LONGEST = 400
-"""Conditions in one filter: SQLite takes a thousand levels of AND and OR."""
-_MANY = f"IN takes {MOST_VALUES:,} values"
 
 _TEXT = {
     **dict.fromkeys(("id",), "item_id"),
@@ -113,12 +109,6 @@ _KNOWN = (
     "S_DISJOINT, S_WITHIN, S_CONTAINS, T_AFTER, T_BEFORE, T_DURING, T_INTERSECTS, T_DISJOINT, "
     "T_EQUALS, T_STARTS and T_FINISHES"
 )
-_QUOTED = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"")
-_WKT = re.compile(
-    r"\b(?:multi)?(?:point|linestring|polygon|geometrycollection|bbox)\s*z?m?\s*\([-\d\s.,()e+]*\)",
-    re.IGNORECASE,
-)
-_NESTED = re.compile(rf"(?:(?:\bnot\b|[-+(])\s*){{{DEEPEST},}}", re.IGNORECASE)
 _NORMAL = {"tile": parse_tile, "platform": parse_platform, "baseline": parse_baseline}
 """Column → what makes one form of what people write."""
 _UPPER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
@@ -137,7 +127,7 @@ def parse_filter(given: str | Mapping[str, Any] | bool | Filter) -> Filter:
 
     Raises:
         UsageError: it does not parse, names an unknown property, function or operator, or
-            compares what cannot be compared; says which.
+            compares what cannot be compared; says which. More than ``bounds`` has it.
     """
     import cql2
 
@@ -146,27 +136,28 @@ def parse_filter(given: str | Mapping[str, Any] | bool | Filter) -> Filter:
     try:
         document: Any = None
         if isinstance(given, str):
-            check_text("filter", given)
+            check_length("a filter", given)
             text = given.strip()
             if text.startswith("{"):
+                check_json("a filter", text)
                 document = json.loads(text)
+                check_document(document)
         elif isinstance(given, Mapping | bool):
             # A truth value alone is a condition too, as JSON as much as ``TRUE`` is as text.
             document = given if isinstance(given, bool) else dict(given)
+            check_document(document)
             text = json.dumps(document, sort_keys=True)
         else:
             raise UsageError(f"malformed filter {given!r}: write CQL2 as text or JSON")
         if document is None:
-            _check_depth(text)
-            document = cql2.parse_text(text).to_json()
+            document = document_of(text)
         else:
-            _check_keys(document)
             document = cql2.parse_json(json.dumps(document)).to_json()
     except (cql2.ParseError, cql2.ValidationError, ValueError, TypeError, RecursionError) as error:
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"filter does not parse as CQL2: {_reason(error)}") from error
-    reading = _Reading()
+    reading = _Reading(check_document(document))
     tree = reading.condition(document)
     return Filter(text, tree, tuple(reading.values), tuple(reading.places))
 
@@ -179,18 +170,15 @@ def lower(text: str) -> str:
 class _Reading:
     """One pass over a document: literals and geometries are laid aside as they come."""
 
-    def __init__(self) -> None:
+    def __init__(self, conditions: int) -> None:
         self.values: list[Any] = []
         self.places: list[BaseGeometry] = []
-        self.conditions = self.choices = 0
+        self.conditions = conditions
 
     def condition(self, node: Any) -> Tree:
         if isinstance(node, bool):
             return Truth(node)
         operator, arguments = _call(node, "a condition")
-        self.conditions += 1
-        if self.conditions > LONGEST:
-            raise UsageError(f"filter has more than {LONGEST} conditions; {_MANY}")
         if operator in ("and", "or"):
             parts = tuple(self.condition(part) for part in _several(operator, arguments))
             return And(parts) if operator == "and" else Or(parts)
@@ -267,13 +255,10 @@ class _Reading:
         left = self.property(subject, "IN")
         if not choices:
             return Truth(False)
-        self.choices += len(choices)
-        check_values("filter: IN", self.choices, self.choices)
         if left.kind != "text":
-            if len(choices) > LONGEST:
-                raise UsageError(
-                    f"filter: IN takes {MOST_VALUES:,} texts, but {LONGEST} of a {left.kind}"
-                )
+            # Of numbers and times each is a comparison of its own.
+            self.conditions += len(choices)
+            check_conditions(self.conditions)
             return Or(tuple(self.comparison("=", subject, choice) for choice in choices))
         values = []
         for choice in choices:
@@ -313,6 +298,10 @@ class _Reading:
             self.places.append(box_geometry(parse_bbox(right["bbox"])))
         else:
             self.places.append(parse_geometry(right))
+        if operator == "s_contains":
+            pieces = int(shapely.get_num_geometries(self.places[-1]))
+            what = f"filter: {operator.upper()} of an area of {{}} pieces"
+            check_number(what, pieces, MOST_PIECES, "ask for fewer of them")
         return Spatial(operator, len(self.places) - 1)
 
     def temporal(self, operator: str, left: Any, right: Any) -> Tree:
@@ -495,38 +484,6 @@ def _ends(node: Any, name: Any) -> tuple[datetime | None, datetime | None]:
     if start is not None and end is not None and end < start:
         raise UsageError("filter: an interval ends before it starts")
     return start, end
-
-
-def _check_depth(text: str) -> None:
-    bare = _QUOTED.sub("''", text)
-    deepest = depth = 0
-    for character in bare:
-        depth += (character == "(") - (character == ")")
-        deepest = max(deepest, depth)
-    if deepest > DEEPEST or _NESTED.search(bare):
-        raise UsageError(f"filter is nested more than {DEEPEST} deep")
-    check_condition(_WKT.sub("", bare))
-
-
-def _check_keys(document: Any) -> None:
-    """The library passes over keys it does not know: a mistake there would widen the answer."""
-    for node, depth in _nodes(document):
-        if depth > 4 * DEEPEST:
-            raise UsageError(f"filter is nested more than {DEEPEST} deep")
-        if isinstance(node, dict) and "op" in node and set(node) != {"op", "args"}:
-            extra = ", ".join(sorted(set(node) ^ {"op", "args"}))
-            raise UsageError(f"filter: an operator has op and args; amiss is {extra}")
-
-
-def _nodes(document: Any) -> Iterator[tuple[Any, int]]:
-    waiting = [(document, 0)]
-    while waiting:
-        node, depth = waiting.pop()
-        yield node, depth
-        children = (
-            node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-        )
-        waiting += [(child, depth + 1) for child in children]
 
 
 def _reason(error: Exception) -> str:

@@ -110,3 +110,8 @@ class Filter:
     """float, str, aware datetime; a tuple of str for ``OneOf``."""
     places: tuple[BaseGeometry, ...] = field(repr=False)
     """Valid, 2-D, degrees."""
+
+    @property
+    def listed(self) -> int:
+        """How many values its lists have together."""
+        return sum(len(value) for value in self.values if isinstance(value, tuple))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import shapely
 
+from catalog.bounds import check_wkb
 from catalog.errors import ConfigError, SourceError, first_line
 from catalog.parquet_process import Broken, read_apart
 from catalog.parse import format_datetime
@@ -185,6 +186,8 @@ def _item(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _geometry(wkb: bytes) -> Any:
+    # Shapes in shapes, some thousands deep, would end the process.
+    check_wkb(wkb)
     shape = shapely.from_wkb(wkb)
     return _json(shapely.geometry.mapping(shape))
 

@@ -11,13 +11,14 @@ import math
 import operator
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from datetime import UTC, date, datetime, time
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from catalog.bounds import at_most
+from catalog.bounds import LONGEST_VALUE, check_length, values_of
 from catalog.errors import UsageError
 from catalog.json_values import brief, finite
 from catalog.names import name_fault
@@ -82,6 +83,8 @@ def parse_datetime(
     """
     if when is None:
         return None, None
+    if isinstance(when, str):
+        check_length("a datetime", when, LONGEST_VALUE)
     ends: Any = when.split("/") if isinstance(when, str) and "/" in when else when
     if isinstance(ends, slice) and ends.step is None:
         ends = (ends.start, ends.stop)
@@ -169,7 +172,9 @@ def parse_bbox(box: str | Iterable[float]) -> Box:
     example = "write west,south,east,north in degrees, such as -122.5,37.2,-121.8,38.0"
     four = f"malformed bbox {_shown(box)}: it is four finite numbers; {example}"
     try:
-        parts: list[Any] = box.split(",") if isinstance(box, str) else list(box)
+        # One more than there may be, of however many.
+        given = box[:LONGEST_VALUE].split(",") if isinstance(box, str) else box
+        parts: list[Any] = list(islice(given, 7))
         if any(isinstance(part, bool) for part in parts):
             raise UsageError(four)
         numbers = [float(part) for part in parts]
@@ -308,13 +313,13 @@ def parse_several(
     """One value or several, each through ``one``, without repeats; None stays None.
 
     Raises:
-        UsageError: as ``one``, or there are more than ``bounds.MOST_VALUES``.
+        UsageError: as ``one``; more than ``bounds.MOST_VALUES``.
     """
     if given is None:
         return None
     if isinstance(given, str) or not isinstance(given, Iterable):
         given = [given]
-    return tuple(dict.fromkeys(map(one, at_most("a list", given))))
+    return tuple(dict.fromkeys(map(one, values_of("values", given))))
 
 
 def _name(what: str, text: str, example: str) -> str:
@@ -329,6 +334,8 @@ def _shown(value: Any) -> str:
     """For a message: what was given, as Python writes it, but not all of a long one."""
     if isinstance(value, str | bytes):
         return brief(value, 100)
+    if isinstance(value, Sized) and len(value) > 100:
+        return f"a {type(value).__name__} of {len(value)}"
     try:
         text = repr(value)
     except ValueError:  # an integer of thousands of digits

@@ -12,6 +12,7 @@ from typing import Any
 from shapely.geometry.base import BaseGeometry
 
 from catalog.area import box_geometry, parse_geometry
+from catalog.bounds import LONGEST_VALUE, check_length, check_values, values_of
 from catalog.errors import UsageError
 from catalog.filter_cql2 import parse_filter
 from catalog.filter_tree import Filter
@@ -131,11 +132,12 @@ class Query:
             limit: at most so many scenes.
 
         Raises:
-            UsageError: a value that means nothing; names it and what would do.
+            UsageError: a value that means nothing, or more than ``bounds`` has it; names it and
+                what would do.
         """
         if bbox is not None and intersects is not None:
             raise UsageError("give a bbox or a geometry that it intersects, not both")
-        return cls(
+        query = cls(
             ids=parse_several(ids, parse_item_id),
             collection=parse_several(collection, parse_collection),
             tile=parse_several(tile, parse_tile),
@@ -154,6 +156,10 @@ class Query:
             sort=_sort(sort),
             limit=parse_limit(limit),
         )
+        lists = (query.ids, query.collection, query.tile, query.platform, query.baseline)
+        named = [len(values) for values in lists if values is not None]
+        check_values([*named, query.filter.listed if query.filter else 0])
+        return query
 
     def __str__(self) -> str:
         """What is asked for, and nothing of what is not."""
@@ -266,11 +272,12 @@ def _sort(given: Any) -> tuple[tuple[str, bool], ...]:
     if given is None:
         return (("datetime", True),)
     if isinstance(given, str):
+        check_length("a sort", given, LONGEST_VALUE)
         given = given.split(",")
     elif isinstance(given, Mapping) or not isinstance(given, Iterable):
         given = [given]
     keys: dict[str, bool] = {}
-    for word in given:
+    for word in values_of("keys to sort by", given, 100):
         text = word
         if isinstance(word, Mapping) and word.get("direction", "asc") in ("asc", "desc"):
             text = f"{'-' if word.get('direction') == 'desc' else ''}{word.get('field')}"

@@ -17,6 +17,7 @@ from catalog.area import (
     plain_geometry,
     query_geometry,
 )
+from catalog.bounds import check_values
 from catalog.errors import ItemError, UsageError
 from catalog.footprint import footprint
 from catalog.item import tile_of_item, time_of_item
@@ -86,7 +87,7 @@ class StacQuery:
         if datetime is not None and not isinstance(datetime, str):
             raise UsageError(f"malformed datetime {datetime!r}: write text such as 2023-12")
         parse_datetime(datetime)
-        return cls(
+        query = cls(
             collection=None if collection is None else parse_collection(collection),
             tiles=parse_several(tiles, parse_tile) or (),
             bbox=None if bbox is None else parse_bbox(bbox),
@@ -96,6 +97,8 @@ class StacQuery:
             ids=parse_several(ids, parse_item_id) or (),
             limit=parse_limit(limit),
         )
+        check_values([len(query.tiles), len(query.ids)])
+        return query
 
     def as_dict(self) -> dict[str, Any]:
         """The parts that were asked, as JSON: ``StacQuery.parse(**q.as_dict()) == q``."""

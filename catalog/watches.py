@@ -40,7 +40,8 @@ class Watch:
     last_finished_at: datetime | None
     """Of the last crawl of this question that ended well, UTC."""
     has_found: bool = True
-    """Whether any crawl of this question has met an item."""
+    """Whether a crawl of this question that ended well has met an item: one that did not end has
+    not met all there are."""
 
 
 def save_watch(connection: Connection, name: str, query: Mapping[str, Any]) -> bool:
@@ -110,9 +111,9 @@ def get_watch(connection: Connection, name: str) -> Watch:
 def list_watches(connection: Connection) -> list[Watch]:
     """Every watch, by name. One statement."""
     # A crawl that began before the question was saved asked another.
-    since = CRAWLS.c.started_at >= WATCHES.c.created_at
-    done = func.max(CRAWLS.c.finished_at).filter(CRAWLS.c.outcome == "done", since)
-    found = func.coalesce(func.max(CRAWLS.c.found).filter(since), 0) > 0
+    well = CRAWLS.c.started_at >= WATCHES.c.created_at, CRAWLS.c.outcome == "done"
+    done = func.max(CRAWLS.c.finished_at).filter(*well)
+    found = func.coalesce(func.max(CRAWLS.c.found).filter(*well), 0) > 0
     statement = (
         select(
             WATCHES.c.id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -152,7 +153,24 @@ def test_a_watch_that_has_found_nothing_yet_is_asked_from_its_beginning(stack: S
         assert (watch.last_finished_at is None, watch.has_found) == (False, False)
         assert cron.question(watch) == cron.question(watch, full=True)
     stack.items.extend(published)
-    assert run(stack)["indexed"] == len(DATES)
+    # Nor has a crawl that was stopped met all there are.
+    stops: list[Callable[[], None]] = []
+    engine = open_engine(stack.settings.database)
+    try:
+        report = cron.run_watch(
+            stack.settings,
+            engine,
+            saved(stack, "valley"),
+            on_start=stops.append,
+            on_progress=lambda report: stops[0]() if report.found else None,
+        )
+    finally:
+        engine.dispose()
+    assert (report.interrupted, report.found > 0) == (True, True)
+    watch = saved(stack, "valley")
+    assert cron.question(watch) == cron.question(watch, full=True)
+    run(stack)
+    assert stack.rows("SELECT count(*) FROM scenes WHERE status = 'indexed'") == [(len(DATES),)]
     assert saved(stack, "valley").has_found
     assert cron.question(saved(stack, "valley")).updated_since is not None
 

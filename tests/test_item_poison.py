@@ -431,11 +431,11 @@ NOWHERE: dict[str, tuple[Edit, str]] = {
     "of the next tile": (ring((-103, 40), (-102, 40), (-102, 41)), "not lie on its tile"),
     "10 001 positions": (
         put([[[-106 + n / 1e5, 40] for n in range(10_001)]], "geometry", "coordinates"),
-        "more than 10000 positions",
+        "10001 positions, and 10000 is the most",
     ),
     "10 001 polygons": (
         put({"type": "MultiPolygon", "coordinates": [[]] * 10_001}, "geometry"),
-        "more than 10000",
+        "10001 polygons, and 10000 is the most",
     ),
 }
 

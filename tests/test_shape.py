@@ -24,7 +24,7 @@ TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 ORDER = [
     {"printable", "redaction", "errors", "memory", "blame", "bounds"},
     {"logs", "hrefs", "settings", "patience", "bands", "json_values", "names", "parse"},
-    {"footprint", "area", "affine", "ground", "unreadable", "page_json"},
+    {"mending", "footprint", "area", "affine", "ground", "unreadable", "page_json"},
     {"scene", "boa_offset", "item_assets", "item_properties", "item"},
     {"parquet_process", "item_parquet", "item_file", "item_shelf"},
     {"stac_answer", "stac_links", "stac_api", "stac_query", "stac_pages", "stac_whole"},
@@ -56,7 +56,7 @@ ORDER = [
     },
     {"views", "mosaic_array", "opening", "opening_area"},
     {"registry", "tiles", "assets", "failures", "known", "records", "heads", "placed", "status"},
-    {"filter_tree", "filter_cql2", "query", "tokens", "filter_sql", "scene_rows"},
+    {"filter_tree", "filter_bounds", "filter_cql2", "query", "tokens", "filter_sql", "scene_rows"},
     {"selection", "tile_boxes", "answers"},
     {"item_rows", "changes", "lease", "expiry", "watches", "report", "revisit", "identity"},
     {"recovery", "committer", "sieve", "sync", "crawl", "rebuild", "upkeep"},
