@@ -449,8 +449,10 @@ class Crawl:
             1 if isinstance(one, HeaderError) else one.requests for one in found
         )
         # After as many tries as there are delays, what is missing is taken to be so for good.
-        spent = work.attempts.get((scene.collection, scene.id), 0) >= len(failures.RETRY_DELAYS)
-        files = assemble(scene, found, last_try=spent)
+        key = (scene.collection, scene.id)
+        spent = work.attempts.get(key, 0) >= len(failures.RETRY_DELAYS)
+        state = work.states.get(key) if key in work.reread else None
+        files = assemble(scene, found, last_try=spent, done_without=state.missing if state else ())
         for fault in files.faults.values():
             log.warning("indexed without it: %s", of_scene(fault, scene.id))
         return Ready(scene, files)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from catalog.blame import is_everyones, of_scene
@@ -24,11 +24,18 @@ class SceneFiles:
     """Why each other band of the scene is not indexed, in the order of its assets."""
 
 
-def assemble(scene: Scene, found: Sequence[Header | HeaderError], *, last_try: bool) -> SceneFiles:
+def assemble(
+    scene: Scene,
+    found: Sequence[Header | HeaderError],
+    *,
+    last_try: bool,
+    done_without: Collection[str] = (),
+) -> SceneFiles:
     """What is indexed of ``scene``, whose files gave ``found``, in the order of its assets.
 
     A file that no reference can ever be made of keeps no other from being indexed. One that is
-    missing, damaged or was not given may be there later: until ``last_try`` the scene waits for it.
+    missing, damaged or was not given may be there later: until ``last_try`` the scene waits for it,
+    unless it is indexed without it by now (``done_without``: such bands).
 
     Raises:
         HeaderError: of the file that keeps the scene from being indexed: one to wait for, one of
@@ -56,7 +63,11 @@ def assemble(scene: Scene, found: Sequence[Header | HeaderError], *, last_try: b
         if fault_here is not None and (
             references is None
             or asset.band in scene.required
-            or not (last_try or isinstance(fault_here, UnreadableFileError))
+            or not (
+                last_try
+                or asset.band in done_without
+                or isinstance(fault_here, UnreadableFileError)
+            )
         ):
             raise fault_here
     assert references is not None, scene.id
