@@ -39,6 +39,7 @@ from zarr_cm import spatial as spatial_convention
 
 from catalog.bands import BY_NAME, PROBABILITIES, band_place
 from catalog.errors import UnreadableFileError
+from catalog.ground import touches_tile
 from catalog.header import Header, Level
 from catalog.scene import Scene
 
@@ -164,8 +165,9 @@ def scene_references(scene: Scene, headers: Iterable[Header]) -> SceneReferences
     """The arrays that ``headers`` (one per band) become in the cube of ``scene``'s tile.
 
     Raises:
-        UnreadableFileError: a header's CRS is another than the scene's, two files of one band, or
-            more tiles than any archive's scene has: then of the file with most of them.
+        UnreadableFileError: a header's CRS is another than the scene's, its ground is none of the
+            tile's, two files of one band, or more tiles than any archive's scene has: then of the
+            file with most of them.
     """
     headers = list(headers)
     tiles = {header.asset.band: _tiles(header) for header in headers}
@@ -184,6 +186,15 @@ def scene_references(scene: Scene, headers: Iterable[Header]) -> SceneReferences
         if header.epsg is not None and header.epsg != scene.epsg:
             raise UnreadableFileError(
                 f"the file is in EPSG:{header.epsg}, its item says EPSG:{scene.epsg}",
+                band=band,
+                href=href,
+            )
+        first = header.levels[0]
+        if not touches_tile(header.transform, first.width, first.height, scene.tile):
+            _, _, east, _, _, north = header.transform
+            raise UnreadableFileError(
+                f"its pixels, from {east:g} east and {north:g} north, are not on the scene's tile "
+                f"{scene.tile}",
                 band=band,
                 href=href,
             )

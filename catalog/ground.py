@@ -69,6 +69,14 @@ def tile_transform(tile: str) -> Transform:
     return (10.0, 0.0, 60.0 * (easting // 60), 0.0, -10.0, top)
 
 
+def touches_tile(transform: Transform, width: int, height: int, tile: str) -> bool:
+    """Whether an image in the zone of a tile has any of the tile's ground."""
+    a, _, c, _, e, f = transform
+    _, _, west, _, _, north = tile_transform(tile)
+    across = c < west + TILE_SIDE and c + a * width > west
+    return across and f > north - TILE_SIDE and f + e * height < north
+
+
 @lru_cache(maxsize=4096)
 def tile_ground(tile: str) -> BaseGeometry:
     """What an MGRS tile covers, degrees, prepared for questions. Shared: not to be changed."""

@@ -314,6 +314,28 @@ def test_a_transform_in_gdals_order_is_not_believed(
         assert set(groups) <= {"r10m", "r20m", "r40m", "r80m"}
 
 
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("whose", ["item", "file"])
+def test_pixels_off_their_tile_are_not_believed(stack: Stack, whose: str) -> None:
+    """They would stretch every mosaic of the tile to there."""
+    item = stack.items[0]
+    bare(item["assets"]["red"])
+    origin = [10, 0, 0, 0, -10, 0]
+    place: dict[str, Any] = {"transform": origin}
+    if whose == "item":
+        item["assets"]["red"]["proj:transform"] = origin
+        place = {"transform": None, "epsg": None}
+    body = write_tiff(stack.directory / "red.tif", noise(SIDE, SIDE), **place).read_bytes()
+    stack.server.misbehave(stack.href(item, "red"), body=body)
+    assert crawl(stack)["incomplete"] == 1
+    with stack.connect() as cat:
+        record = cat.scene(item["id"]).record
+        assert record.missing == ("red",)
+        assert f"are not on the scene's tile {TILE}" in " ".join(record.warnings)
+        area = cat.load(tile=TILE, bands=["red"], resolution=10, missing="drop")
+        assert (area.sizes["y"], area.sizes["x"]) == (SIDE, SIDE)
+
+
 # 21
 
 

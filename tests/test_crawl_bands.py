@@ -191,6 +191,11 @@ def test_a_missing_file_is_waited_for_and_then_done_without(stack: Stack) -> Non
         assert "scl is not indexed: the file is missing." in record.warnings
         assert (record.last_error, status(stack)["failures"]) == (None, [])
         assert stack.crawl(bands=TWO, tiles=["10TFR"]).unchanged == len(DATES)
+        # Asked for once more, it is still missing, which is no news.
+        for how in ({"retry": True}, {"reread": True}):
+            again = stack.crawl(bands=TWO, tiles=["10TFR"], **how)
+            assert (again.failed, again.unchanged, again.changed) == (0, len(DATES), 0)
+        assert status(stack)["failures"] == []
     assert stack.crawl(bands=TWO, reread=True, ids=[item["id"]]).changed == 1
     assert scene_of(stack, item)[0].missing == ()
     assert_agree(stack, SCENES)
