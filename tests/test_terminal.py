@@ -298,5 +298,5 @@ def test_quoting_of_what_a_hint_names() -> None:
 
     for scene in ("a b", "a;rm -rf ~", "$(x)", "it's", '"', "S2B_1"):
         words = hint(str(ChangedFileError("the file is gone", scene, "red", "https://h/a.tif")))
-        assert words == ["crawl", "--ids", scene, "--reread"]
+        assert words == ["crawl", "--ids", scene, "--reread", "--bands", "red"]
     assert printable(str(ChangedFileError("x", POISON, "red", "h"))) is not None
