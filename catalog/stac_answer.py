@@ -163,6 +163,10 @@ def _pieces(answer: requests.Response, ends: float) -> Iterator[bytes]:
             raise requests.Timeout("the answer does not come to its end: timed out")
 
 
+_STEP = 2**20
+"""Bytes decoded at a time: what zlib makes at once it holds twice."""
+
+
 class _Inflate:
     """gzip (of any number of members), zlib, or DEFLATE without a head, which some servers send."""
 
@@ -177,14 +181,18 @@ class _Inflate:
     def feed(self, data: bytes, room: int) -> bytes:
         """The next bytes, at most one more than ``room``."""
         pieces: list[bytes] = []
-        while data:
+        piece = b""
+        # A piece of its full length may have more behind it, though all was taken in.
+        while data or len(piece) == _STEP:
             if self._stream.eof:
+                if not data:
+                    break
                 self._members += 1
                 if self._members > _MEMBERS:
                     raise LongAnswerError(f"answered with more than {_MEMBERS} pieces of gzip")
                 self._stream = zlib.decompressobj(47)
             try:
-                piece = self._stream.decompress(data, room + 1)
+                piece = self._stream.decompress(data, min(room + 1, _STEP))
             except zlib.error as error:
                 if self._begun or self._bare:
                     raise requests.ConnectionError(f"not as encoded: {error}") from error
@@ -195,5 +203,5 @@ class _Inflate:
             room -= len(piece)
             if room < 0:
                 break
-            data = self._stream.unused_data
+            data = self._stream.unconsumed_tail or self._stream.unused_data
         return b"".join(pieces)
