@@ -39,7 +39,7 @@ _BRACKETS = re.compile(r"\"[^\"\\]*(?:\\.[^\"\\]*)*\"|[\[\]{}]", re.DOTALL)
 _PARENTHESES = re.compile(r"[()]")
 _IN_JSON = 2 * DEEPEST + 10
 """Brackets that ``DEEPEST`` levels take in JSON: two each, and some for coordinates."""
-_COUNTED = 10
+FAR = 10
 """Times a limit, up to which things are counted: what is far beyond it is "more than" that."""
 
 
@@ -246,7 +246,7 @@ def _is_position(node: Any) -> bool:
 
 def _counted(vertices: int) -> int:
     """``vertices``, while it is worth it to count on."""
-    most = _COUNTED * MOST_VERTICES
+    most = FAR * MOST_VERTICES
     if vertices > most:
         check_vertices(most, least=True)
     return vertices

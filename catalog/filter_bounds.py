@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from catalog.bounds import (
     DEEPEST,
+    FAR,
     LONGEST_VALUE,
     MOST_CONDITIONS,
     MOST_VALUES,
@@ -44,8 +45,6 @@ _SIGNS = 8
 """Of a position: of four numbers and their exponents. More are sums."""
 _SHALLOW = 8
 """Levels of parentheses that are parsed as they are."""
-_FAR = 10
-"""Times a limit: what is beyond is not counted on."""
 
 
 def document_of(text: str) -> Any:
@@ -145,10 +144,10 @@ class _Scan:
             if self.values > MOST_VALUES:
                 check_values([self.values], least=True)
             check_number("a filter of {} words and signs", _TOKENS, _TOKENS, least=True)
-        if max(depth, self.depth) > _FAR * DEEPEST:
-            check_depth("a filter", _FAR * DEEPEST, least=True)
-        if max(self.joins, self.operators) > _FAR * MOST_CONDITIONS:
-            check_conditions(_FAR * MOST_CONDITIONS, least=True)
+        if max(depth, self.depth) > FAR * DEEPEST:
+            check_depth("a filter", FAR * DEEPEST, least=True)
+        if max(self.joins, self.operators) > FAR * MOST_CONDITIONS:
+            check_conditions(FAR * MOST_CONDITIONS, least=True)
 
     def pieces(self, text: str, mark: str) -> list[str]:
         """``text`` taken apart: what stands in parentheses, the inner ones first, and at last what

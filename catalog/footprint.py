@@ -47,9 +47,9 @@ def footprint(geometry: Mapping[str, Any]) -> tuple[bytes, Box]:
         Little-endian WKB of a valid 2-D Polygon or MultiPolygon, and its bounds.
 
     Raises:
-        ValueError: not such a geometry, more than ``MOST_POSITIONS`` or
-            ``MOST_CROSSINGS``, a coordinate that is not a
-            finite number or not on the globe, no area, around a pole, or wider than ``WIDEST``.
+        ValueError: not such a geometry, more than ``MOST_POSITIONS`` or ``MOST_CROSSINGS``, a
+            coordinate that is not a finite number or not on the globe, no area, around a pole, or
+            wider than ``WIDEST``.
     """
     return stored_footprint(footprint_shape(geometry))
 

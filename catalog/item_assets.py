@@ -10,7 +10,7 @@ from catalog.bands import BANDS, band_of_asset_key
 from catalog.errors import ItemError
 from catalog.hrefs import checked_href, shown_href
 from catalog.json_values import band_list, finite, whole
-from catalog.scene import Asset
+from catalog.scene import Asset, not_indexed
 
 type Found = list[tuple[str, str, Mapping[str, Any]]]
 """(band, asset key, asset) of each COG, in the item's order; a band may come twice."""
@@ -91,7 +91,7 @@ def read_assets(
         raise next(iter(refused.values()))
     notes += [f"{field} of {band_list(bands)} {why}." for (field, why), bands in bad.items()]
     notes += [
-        f"{band} is not indexed: {error.reason}{f' ({error.href})' if error.href else ''}."
+        not_indexed(band, f"{error.reason}{f' ({error.href})' if error.href else ''}")
         for band, error in refused.items()
     ]
     return tuple(assets), tuple(refused)

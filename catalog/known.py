@@ -305,7 +305,7 @@ def incomplete_scenes(
         collection: that they are of; None for any that was last crawled from ``stac``.
     """
     scene = SCENES.c
-    whose = COLLECTIONS.c.stac_url == stac if collection is None else None
+    from_here = COLLECTIONS.c.stac_url == stac
     statement = (
         select(
             scene.id,
@@ -322,7 +322,7 @@ def incomplete_scenes(
             scene.status == "indexed",
             scene.missing.is_not(None),
             scene.wanted_sha256.is_(None),
-            COLLECTIONS.c.name == collection if whose is None else whose,
+            from_here if collection is None else COLLECTIONS.c.name == collection,
         )
         .order_by(scene.id)
         .limit(limit)

@@ -15,12 +15,8 @@ from shapely.geometry.base import BaseGeometry
 
 type Shapes = NDArray[np.object_]
 
-_LINES, _POLYGON, _MULTI, _COLLECTION = (
-    (1, 2),
-    3,
-    4,
-    7,
-)  # shapely's type ids, from _MULTI on of many
+# shapely's type ids, from _MULTI on of many.
+_LINES, _POLYGON, _MULTI, _COLLECTION = (1, 2), 3, 4, 7
 _FEW = 64
 """Segments that cannot meet often enough to be counted."""
 _PAIRS = 500_000

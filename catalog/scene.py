@@ -6,6 +6,7 @@ Values only; ``item.py`` makes them from documents.
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +84,22 @@ class Scene:
     refused: tuple[str, ...] = ()
     """Bands that the item has at an address which references cannot carry; ``warnings`` says why.
     None of them is among ``assets``."""
+
+
+def not_indexed(band: str, reason: str) -> str:
+    """The sentence among ``warnings`` for a band that is not indexed."""
+    return f"{_begin(band)}{reason}."
+
+
+def why_not_indexed(band: str, warnings: Iterable[str]) -> str | None:
+    """The reason that ``not_indexed`` gave among ``warnings``; None where it is not among them."""
+    begin = _begin(band)
+    said = (text[len(begin) :].removesuffix(".") for text in warnings if text.startswith(begin))
+    return next(said, None)
+
+
+def _begin(band: str) -> str:
+    return f"{band} is not indexed: "
 
 
 _TIMES = ("datetime", "created", "updated")

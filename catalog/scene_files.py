@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from catalog.blame import is_everyones, of_scene
 from catalog.cube import SceneReferences, scene_references
 from catalog.errors import HeaderError, UnreadableFileError
 from catalog.header import Header
-from catalog.scene import Scene
+from catalog.scene import Scene, not_indexed
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +90,4 @@ def _blamed(scene: Scene, headers: Mapping[str, Header], error: BaseException) -
 
 def why_not(faults: Mapping[str, HeaderError]) -> tuple[str, ...]:
     """A sentence for each band that is not indexed, for the record's warnings."""
-    return tuple(f"{_begin(band)}{fault.reason}." for band, fault in faults.items())
-
-
-def reason_of(band: str, warnings: Iterable[str]) -> str:
-    """Why a band is not indexed, as ``why_not`` said it among a record's ``warnings``."""
-    begin = _begin(band)
-    said = (text[len(begin) :].removesuffix(".") for text in warnings if text.startswith(begin))
-    return next(said, "no reason is recorded")
-
-
-def _begin(band: str) -> str:
-    return f"{band} is not indexed: "
+    return tuple(not_indexed(band, fault.reason) for band, fault in faults.items())

@@ -56,7 +56,6 @@ def decoder(dialect: str) -> Callable[[Sequence[Any]], SceneRecord]:
     time = _in_utc if native else _from_microseconds
     times, digests = (tuple(map(_NAMES.index, names)) for names in (_TIMES, _DIGESTS))
     met: dict[Any, datetime] = {}
-    held: dict[Any, tuple[str, ...]] = {}
 
     def record(row: Sequence[Any]) -> SceneRecord:
         try:
@@ -78,9 +77,7 @@ def decoder(dialect: str) -> Callable[[Sequence[Any]], SceneRecord]:
             values[_MISSING] = (
                 () if lacks is None else tuple(lacks if native else json.loads(lacks))
             )
-            bits = values[_BANDS]
-            known = held.get(bits)
-            values[_BANDS] = held.setdefault(bits, bands_in(bits)) if known is None else known
+            values[_BANDS] = bands_in(values[_BANDS])
             values[_BBOX] = (values[_BBOX], miny, maxx, maxy)
             return _made(values)
         except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:

@@ -25,7 +25,7 @@ from catalog.rebuild import FindItems, Rebuild, Rebuilt
 from catalog.recovery import Recovered, recover, reset_branches
 from catalog.report import Report
 from catalog.repository import Repository
-from catalog.settings import Settings, stac_access
+from catalog.settings import Settings, Source, stac_access
 from catalog.sieve import Tried
 from catalog.stac_query import StacQuery
 from catalog.stac_search import search_items
@@ -69,10 +69,7 @@ def set_up(settings: Settings) -> SetUp:
             )
             check_main(repository)
             database.migrate(engine)
-            uid = identify(engine, repository, replaced=True)
-            with database.write_transaction(engine) as connection:
-                registry.register_repository(connection, uid, repository.location)
-                registry.register_sources(connection, settings.sources)
+            introduce(engine, repository, settings.sources)
         return SetUp(
             database.shown(settings.database),
             REVISION,
@@ -81,6 +78,15 @@ def set_up(settings: Settings) -> SetUp:
         )
     finally:
         engine.dispose()
+
+
+def introduce(engine: Engine, repository: Repository, sources: Sequence[Source]) -> None:
+    """Writes down which repository it is, and where files are read: of a database whose schema is
+    this version's."""
+    uid = identify(engine, repository, replaced=True)
+    with database.write_transaction(engine) as connection:
+        registry.register_repository(connection, uid, repository.location)
+        registry.register_sources(connection, sources)
 
 
 def open_crawl(

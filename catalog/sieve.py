@@ -36,7 +36,7 @@ from catalog.known import (
 from catalog.recorded import IndexedScene, IndexedState, KnownScene
 from catalog.report import Report
 from catalog.revisit import same_by_item
-from catalog.scene import Scene
+from catalog.scene import Scene, not_indexed, why_not_indexed
 from catalog.settings import Source
 from catalog.sources import resolve
 
@@ -528,8 +528,8 @@ class Sieve:
         there = {asset.band for asset in scene.assets}
         for band in self.required:
             if band in scene.refused:
-                why = f"{band} is not indexed"
-                why = next((text for text in scene.warnings if text.startswith(why)), f"{why}.")
+                reason = why_not_indexed(band, scene.warnings)
+                why = not_indexed(band, reason) if reason else f"{band} is not indexed."
                 raise ItemError(f"required here: {why}", scene=scene.id)
         if lacks := [band for band in self.required if band not in there]:
             raise ItemError(f"no asset for {band_list(lacks)}, required here", scene=scene.id)

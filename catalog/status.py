@@ -13,7 +13,7 @@ from catalog.json_values import brief
 from catalog.models import COLLECTIONS, CRAWLS, SCENES
 from catalog.portable_sql import is_text, one_of
 from catalog.recorded import CrawlCounts, CrawlRecord, IncompleteScene, Status
-from catalog.scene_files import reason_of
+from catalog.scene import why_not_indexed
 
 
 def status_counts(
@@ -98,7 +98,8 @@ def _incomplete(
 def _lacking(item: str, collection: str, tile: str, missing: Any, warnings: Any) -> IncompleteScene:
     try:
         bands = tuple(map(is_text, missing))
-        reasons = tuple(storable(reason_of(band, warnings)) for band in bands)
+        said = (why_not_indexed(band, warnings) for band in bands)
+        reasons = tuple(storable(reason or "no reason is recorded") for reason in said)
     except (TypeError, AttributeError) as error:
         raise ConfigError(
             f"the database is damaged: scene {brief(item)} has a value that cannot be "

@@ -40,15 +40,13 @@ from sqlalchemy import Engine, text
 
 import catalog
 from catalog.cli import main
-from catalog.database import open_engine, read_transaction, write_transaction
+from catalog.database import open_engine, read_transaction
 from catalog.demo.archive import Archive, build_archive, load_archive
 from catalog.demo.server import ArchiveServer
-from catalog.identity import identify
-from catalog.registry import register_repository, register_sources
 from catalog.report import Report
 from catalog.repository import Repository
 from catalog.settings import Settings, load_settings
-from catalog.setup import open_crawl, set_up
+from catalog.setup import introduce, open_crawl, set_up
 from catalog.stac_query import StacQuery
 from catalog.stac_search import search_items
 from catalog.sync import scope
@@ -133,10 +131,7 @@ class Stack:
             settings.repository, settings.sources, settings.repository_options
         )
         with self.engine() as engine:
-            uid = identify(engine, repository, replaced=True)
-            with write_transaction(engine) as connection:
-                register_repository(connection, uid, repository.location)
-                register_sources(connection, settings.sources)
+            introduce(engine, repository, settings.sources)
 
     def crawl(
         self,

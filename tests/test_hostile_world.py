@@ -144,7 +144,6 @@ def expected(honest: list[Item], files: ArchiveServer, empty: Stack) -> dict[str
 @settings(
     max_examples=EXAMPLES,
     deadline=None,
-    derandomize="COGCAT_EXAMPLES" not in os.environ,
     # A world takes seconds: one that fails is told as it was drawn.
     phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
